@@ -1,0 +1,134 @@
+# Everything that is done with this repository. `make` alone prints the list.
+#
+# Nothing needs preparing: each target makes the virtual environment, installs what it lacks and builds, once. Files
+# named .venv/.done-* remember what was done, so a second run starts at once, and a changed source builds again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -qq
+SOURCES := $(wildcard src/core/*.c src/core/*.h src/python/*.c src/python/*.h)
+
+.PHONY: help build demo test check format bench core-test asan tsan fuzz clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- the environment and the build
+
+$(VENV)/.done-venv: scripts/find-python scripts/bootstrap.py
+	@python=$$(scripts/find-python); "$$python" scripts/bootstrap.py $(VENV)
+	@touch $@
+
+$(VENV)/.done-install: $(VENV)/.done-venv pyproject.toml setup.py
+	@echo "building headway"
+	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+# Faster than pip: compiles only where a source is newer than the module that is there.
+$(VENV)/.done-build: $(VENV)/.done-install $(SOURCES)
+	@$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+# .done-extra-NAME: what the extra NAME of pyproject.toml needs.
+$(VENV)/.done-extra-%: $(VENV)/.done-install scripts/requirements.py
+	@echo "installing what '$*' needs"
+	@$(PY) scripts/requirements.py $* | xargs -d '\n' $(PIP)
+	@touch $@
+
+build: $(VENV)/.done-build ## build the C core and install headway in .venv, editable
+	@echo "headway is built: $(PY)"
+
+# --- what a visitor runs
+
+demo: $(VENV)/.done-build $(VENV)/.done-extra-demo ## a real server, real clients, and a live table of who was let in
+	@$(VENV)/bin/headway demo
+
+test: $(VENV)/.done-build $(VENV)/.done-extra-test ## every test: C (plain, ASan, UBSan), Python, and other Pythons found
+	@$(PY) scripts/run_tests.py
+
+bench: $(VENV)/.done-build $(VENV)/.done-extra-bench ## measure against the peers; tables and plots in benchmarks/results
+	@if [ -f benchmarks/requirements.txt ]; then $(PIP) -r benchmarks/requirements.txt; fi
+	@$(PY) -m benchmarks
+
+# --- the C core on its own: build/core/VARIANT/test_NAME from tests/core/test_NAME.c and src/core/*.c
+
+CC ?= cc
+CORE_HEADERS := $(wildcard src/core/*.h tests/core/*.h)
+CORE_OBJECTS := $(patsubst src/core/%.c,%.o,$(wildcard src/core/*.c))
+CORE_TESTS := $(patsubst tests/core/%.c,%,$(wildcard tests/core/test_*.c))
+CORE_FUZZ := $(patsubst tests/core/%.c,%,$(wildcard tests/core/fuzz_*.c))
+CORE_FLAGS := -std=c11 -g -pthread -Wall -Wextra -Isrc/core -Itests/core
+ifeq ($(CI),true)
+CORE_FLAGS += -Werror
+endif
+
+FLAGS_plain := -O2
+FLAGS_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+FLAGS_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread
+FLAGS_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+
+define variant
+build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
+	@mkdir -p $$(@D)
+	@$(2) $$(CORE_FLAGS) $$(FLAGS_$(1)) -c $$< -o $$@
+
+build/core/$(1)/test_%: tests/core/test_%.c $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS)
+	@$(2) $$(CORE_FLAGS) $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) -lm -o $$@
+
+.PHONY: core-programs-$(1)
+core-programs-$(1): $$(addprefix build/core/$(1)/,$$(CORE_TESTS))
+endef
+$(eval $(call variant,plain,$$(CC)))
+$(eval $(call variant,asan,$$(CC)))
+$(eval $(call variant,tsan,$$(CC)))
+$(eval $(call variant,fuzz,clang))
+# Objects are kept: without this, make would take them for scaffolding and remove them.
+.SECONDARY:
+
+core-test: $(VENV)/.done-venv ## the C tests alone
+	@$(PY) scripts/run_tests.py c plain
+
+asan: $(VENV)/.done-venv ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(PY) scripts/run_tests.py c asan
+
+tsan: $(VENV)/.done-venv ## the C tests under ThreadSanitizer
+	@$(PY) scripts/run_tests.py c tsan
+
+FUZZ_SECONDS ?= 20
+
+build/core/fuzz/fuzz_%: tests/core/fuzz_%.c $(addprefix build/core/fuzz/,$(CORE_OBJECTS)) $(CORE_HEADERS)
+	@clang $(CORE_FLAGS) $(FLAGS_fuzz) -fsanitize=fuzzer $< $(filter %.o,$^) -lm -o $@
+
+fuzz: ## libFuzzer on tests/core/fuzz_*.c, FUZZ_SECONDS (20) each; needs clang
+	@command -v clang >/dev/null || { echo "make fuzz needs clang: sudo apt-get install clang" >&2; exit 1; }
+	@$(MAKE) $(addprefix build/core/fuzz/,$(CORE_FUZZ))
+	@for name in $(CORE_FUZZ); do \
+	    echo "== $$name, $(FUZZ_SECONDS) s"; \
+	    mkdir -p build/fuzz/$$name; \
+	    build/core/fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -print_final_stats=0 -verbosity=0 \
+	        -artifact_prefix=build/fuzz/ build/fuzz/$$name; \
+	done
+
+# --- format, lint, types, warnings
+
+C_FILES := $(wildcard src/core/*.[ch] src/python/*.[ch] tests/core/*.[ch])
+PYTHON_FILES := python setup.py scripts $(wildcard tests benchmarks)
+
+check: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-extra-lint ## format, lint, types, C warnings on gcc and clang
+	@scripts/check $(VENV)
+
+format: $(VENV)/.done-extra-lint ## put C and Python into the house style
+	@$(VENV)/bin/clang-format -i $(C_FILES)
+	@$(VENV)/bin/ruff check -q --fix-only $(PYTHON_FILES)
+	@$(VENV)/bin/ruff format -q $(PYTHON_FILES)
+
+clean: ## remove builds, environments and caches
+	@rm -rf build dist .venv .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis python/*.egg-info
+	@rm -f python/headway/*.so
+	@find python scripts tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

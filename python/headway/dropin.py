@@ -1,0 +1,186 @@
+"""Run programs written for the documents' own packages, unchanged.
+
+    from headway import dropin
+    dropin.install("throttled", "src.rate_limiter")     # before the program imports them
+
+    python -m headway.dropin throttled -- script.py args
+    python -m headway.dropin -- -m pytest args
+
+A mirror is registered in `sys.modules` under the document's name, its submodules too. That is the
+whole state: a name is installed when `sys.modules` has our module under it.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from headway.exceptions import SetUpError
+
+__all__ = ["install", "main", "uninstall"]
+
+_MIRRORS = {
+    "throttled": "headway.throttled",
+    "choked": None,
+    "limiters": None,
+    "smartratelimit": None,
+    "src.rate_limiter": "headway.rate_limiter",
+}  # None: the family has not arrived yet
+
+_USAGE = (
+    "usage: python -m headway.dropin [NAME ...] -- script.py [args]\n"
+    "       python -m headway.dropin [NAME ...] -- -m module [args]\n"
+)
+
+
+def install(*names: str) -> None:
+    """Register the mirrors of `names`, or of every family that has arrived.
+
+    Installing again does nothing. Raises SetUpError, and registers nothing, where a name is
+    unknown, its family has not arrived, or the real package was already imported.
+    """
+    chosen = _chosen(names)
+    modules = {name: _modules(name) for name in chosen}
+    for name, found in modules.items():
+        for alias, module in found.items():
+            if sys.modules.get(alias, module) is not module:
+                raise SetUpError(
+                    f"Cannot install {name!r}: the module {alias!r} was already imported from "
+                    f"{getattr(sys.modules[alias], '__file__', None)}; call "
+                    "headway.dropin.install() before anything imports it."
+                )
+    for name, found in modules.items():
+        sys.modules.update(found)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(_parent(parent), child, found[name])
+
+
+def uninstall(*names: str) -> None:
+    """Take the mirrors of `names` away, or all: the next import finds the real packages."""
+    for name in _chosen(names):
+        for alias, module in _modules(name).items():
+            if sys.modules.get(alias) is module:
+                del sys.modules[alias]
+        parent_name, _, child = name.rpartition(".")
+        parent = sys.modules.get(parent_name)
+        if parent is not None and vars(parent).get(child) is import_module(_mirror(name)):
+            delattr(parent, child)
+            if isinstance(getattr(parent, "__path__", None), _EverywhereOnPath):
+                del sys.modules[parent_name]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Install the names before `--` and run the program after it as `__main__`.
+
+    This is `python -m headway.dropin`: it takes `sys.path[0]` to be the current folder, which a
+    script's own folder replaces. `-m` may stand for `-- -m`. A usage error exits with status 2
+    and a sentence, as Python's own command line does.
+    """
+    arguments = list(argv)
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return
+    at = next((i for i, argument in enumerate(arguments) if argument in ("--", "-m")), None)
+    if at is None:
+        _usage_error("the program to run must follow '--'")
+    names, program = arguments[:at], arguments[at:]
+    if program[0] == "--":
+        del program[0]
+    if not program:
+        _usage_error("there is no program after '--'")
+    if program == ["-m"]:
+        _usage_error("there is no module after '-m'")
+    as_module = program[0] == "-m"
+    if not as_module and not os.path.exists(program[0]):
+        _usage_error(f"there is no file {program[0]!r}")
+    if not as_module and not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.path.dirname(os.path.abspath(program[0]))
+    try:
+        install(*names)
+    except SetUpError as error:
+        _usage_error(str(error))
+    _run(program, as_module)
+
+
+def _run(program: list[str], as_module: bool) -> None:
+    import runpy
+
+    if as_module:
+        sys.argv = program[1:]
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        runpy.run_path(program[0], run_name="__main__")
+
+
+def _usage_error(sentence: str) -> NoReturn:
+    print(f"{_USAGE}headway.dropin: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
+    if not names:
+        return [name for name, mirror in _MIRRORS.items() if mirror]
+    for name in names:
+        _mirror(name)
+    return list(names)
+
+
+def _mirror(name: str) -> str:
+    if name not in _MIRRORS:
+        raise SetUpError(f"Unknown name: {name!r}, must be one of: {', '.join(_MIRRORS)}.")
+    mirror = _MIRRORS[name]
+    if mirror is None:
+        raise SetUpError(
+            f"{name!r} has not arrived in this release of headway, "
+            f"which has: {', '.join(_chosen(()))}."
+        )
+    return mirror
+
+
+def _modules(name: str) -> dict[str, ModuleType]:
+    """Return the mirror of `name` and its submodules, by the names that the document uses."""
+    import pkgutil
+
+    package = import_module(_mirror(name))
+    return {name: package} | {
+        f"{name}.{found.name}": import_module(f"{package.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(package.__path__)
+    }
+
+
+def _parent(name: str) -> ModuleType:
+    """Return the package above a mirror: the program's own where it has one, else an empty one."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+    parent = ModuleType(name, "Made by headway.dropin: holds the mirrors below it.")
+    parent.__path__ = _EverywhereOnPath(name)  # type: ignore[assignment]
+    sys.modules[name] = parent
+    return parent
+
+
+class _EverywhereOnPath:
+    """A `__path__` over every folder of that name on `sys.path`, as it is when asked.
+
+    A program may extend `sys.path` later: its other modules in such a folder are still found.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __iter__(self) -> Iterator[str]:
+        folders = (os.path.join(entry, self._name) for entry in sys.path)
+        return (folder for folder in folders if os.path.isdir(folder))
+
+
+if __name__ == "__main__":
+    # This file runs as __main__ here; the program must meet the module headway.dropin.
+    from headway.dropin import main as imported_main
+
+    imported_main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""Hooks: code of the user's own around every `limit()` (the middleware of throttled.md's library).
+
+`[A, B]` runs as an onion: A before, B before, the limit itself, B after, A after. The one fact
+behind this file: each `call_next` runs what lies below it at most once and remembers the outcome,
+so however a hook misbehaves, the quota is consumed at most once.
+
+- A hook that raises is logged and skipped; what lies below it counts.
+- A hook that returns something else than a `RateLimitResult` is logged; the real result counts.
+- An error of the limiter itself goes through the hooks to the caller, and is not tried again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from headway._core import RateLimitResult
+
+if TYPE_CHECKING:
+    import logging
+
+__all__ = ["Hook", "HookContext", "build_hook_chain", "run_chain"]
+
+Limit = Callable[[], RateLimitResult]
+
+
+@dataclass(frozen=True, slots=True)
+class HookContext:
+    """What is known before the decision."""
+
+    key: str | bytes
+    """Who is limited, without the store's prefix."""
+    cost: int
+    """How much of the quota this request takes."""
+    algorithm: str
+    """For example "token_bucket"."""
+    store_type: str
+    """For example "memory"."""
+
+
+class Hook(ABC):
+    """Base of all hooks: override `on_limit`."""
+
+    @abstractmethod
+    def on_limit(
+        self, call_next: Callable[[], RateLimitResult], context: HookContext
+    ) -> RateLimitResult:
+        """Take part in one decision.
+
+        `call_next()` runs the hooks further in and then the limiter, the wait included; calling
+        it again gives the same result. Return its result, or one of your own.
+        """
+        raise NotImplementedError
+
+
+def run_chain(
+    hooks: Sequence[Hook],
+    do_limit: Limit,
+    key: str | bytes,
+    cost: int,
+    algorithm: str,
+    store_type: str,
+) -> RateLimitResult:
+    """Take one decision through the hooks; the compiled limiter calls this."""
+    return _Next(hooks, 0, do_limit, HookContext(key, cost, algorithm, store_type))()
+
+
+def build_hook_chain(hooks: Sequence[Hook], do_limit: Limit, context: HookContext) -> Limit:
+    """Return a function that takes one decision through the hooks each time it is called."""
+    return lambda: _Next(hooks, 0, do_limit, context)()
+
+
+class _Next:
+    """The `call_next` of one place in the chain: everything from `hooks[at]` inwards, once."""
+
+    __slots__ = ("_at", "_context", "_do_limit", "_error", "_hooks", "_result")
+
+    def __init__(
+        self, hooks: Sequence[Hook], at: int, do_limit: Limit, context: HookContext
+    ) -> None:
+        self._hooks = hooks
+        self._at = at
+        self._do_limit = do_limit
+        self._context = context
+        self._result: RateLimitResult | None = None
+        self._error: BaseException | None = None
+
+    def __call__(self) -> RateLimitResult:
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            try:
+                self._result = self._run()
+            except BaseException as error:
+                self._error = error
+                raise
+        return self._result
+
+    def _run(self) -> RateLimitResult:
+        if self._at == len(self._hooks):
+            return self._do_limit()
+        hook = self._hooks[self._at]
+        call_next = _Next(self._hooks, self._at + 1, self._do_limit, self._context)
+        try:
+            result: object = hook.on_limit(call_next, self._context)
+        except Exception as error:
+            if error is call_next._error:  # not the hook's: it only let the error pass
+                raise
+            _logger().exception("Hook %r raised during on_limit", hook)
+        else:
+            if isinstance(result, RateLimitResult):
+                return result
+            _logger().error(
+                "Hook %r returned %r from on_limit, must be a RateLimitResult", hook, result
+            )
+        return call_next()
+
+
+def _logger() -> "logging.Logger":
+    import logging  # only a hook that misbehaves pays for it
+
+    return logging.getLogger(__name__)

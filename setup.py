@@ -1,0 +1,93 @@
+"""Compiles headway._core, the one extension module. The rest of the package is in pyproject.toml.
+
+A wheel is for one Python version: the hot path reads cached string hashes and uses vectorcall,
+which the limited API does not have.
+
+Environment variables
+    CC               the compiler, gcc or clang
+    HEADWAY_WERROR   1: a compiler warning is an error, 0: it is not. Unset, it is one where
+                     CI=true and this is a checkout, so that somebody else's CI that builds an
+                     sdist does not fail over a warning that a newer compiler has learnt.
+    HEADWAY_CFLAGS   further compiler flags, after the project's own
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
+
+ROOT = Path(__file__).resolve().parent
+
+
+def paths(*patterns: str) -> list[str]:
+    """Files that match, relative to the root as setuptools wants them, in a stable order."""
+    return sorted(p.relative_to(ROOT).as_posix() for q in patterns for p in ROOT.glob(q))
+
+
+def warnings_are_errors() -> bool:
+    wish = os.environ.get("HEADWAY_WERROR", "")
+    if wish:
+        return wish != "0"
+    return os.environ.get("CI") == "true" and (ROOT / ".ci" / "run").exists()
+
+
+def compile_flags() -> list[str]:
+    flags = ["-std=c11", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+    if warnings_are_errors():
+        flags.append("-Werror")
+    return flags + shlex.split(os.environ.get("HEADWAY_CFLAGS", ""))
+
+
+def require_compiler(command: list[str]) -> None:
+    """Fails with what to install, instead of the traceback of a process that did not start."""
+    if command and shutil.which(command[0]) is None:
+        raise PlatformError(
+            f"headway has a C core and needs a C compiler, but {command[0]!r} is not on PATH. "
+            "Install one (Debian, Ubuntu: sudo apt-get install build-essential; Fedora: "
+            "sudo dnf install gcc; Alpine: apk add gcc musl-dev; macOS: xcode-select --install), "
+            "or name yours in the environment variable CC."
+        )
+
+
+def require_headers(include_dirs: list[str]) -> None:
+    """Fails with what to install, instead of the compiler's 'Python.h: No such file'."""
+    if any((Path(d) / "Python.h").exists() for d in include_dirs):
+        return
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    raise PlatformError(
+        f"headway has a C core and needs the headers of Python {version}, but there is no "
+        f"Python.h in {sysconfig.get_path('include')}. Install them (Debian, Ubuntu: "
+        f"sudo apt-get install python{version}-dev; Fedora: sudo dnf install python3-devel; "
+        "Alpine: apk add python3-dev)."
+    )
+
+
+class BuildExtension(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        require_compiler(list(getattr(self.compiler, "compiler_so", []) or []))
+        require_headers([*self.include_dirs, *self.compiler.include_dirs])
+        ext.define_macros.append(("HEADWAY_VERSION", f'"{self.distribution.get_version()}"'))
+        super().build_extension(ext)
+
+
+setup(
+    cmdclass={"build_ext": BuildExtension},
+    ext_modules=[
+        Extension(
+            "headway._core",
+            sources=paths("src/core/*.c", "src/python/*.c"),
+            depends=paths("src/core/*.h", "src/python/*.h", "setup.py", "pyproject.toml"),
+            include_dirs=["src/core", "src/python"],
+            extra_compile_args=compile_flags(),
+            extra_link_args=["-pthread"],
+        )
+    ],
+)

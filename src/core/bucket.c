@@ -1,0 +1,262 @@
+/* The token bucket with float tokens: see bucket.h. */
+#include "bucket.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "fork.h"
+#include "wide.h"
+
+struct bucket_line {
+    struct line line;
+    struct bucket *bucket;
+    struct clock_listener listener;
+};
+
+#define GRAIN_BITS 32
+#define MOST_GRAINS ((wide)1 << 120)
+/* Costs and capacity are rounded separately; a picosecond of slack keeps `capacity` calls of 1 admissible at one instant. The arrival
+ * time keeps what was taken, so the slack is given once, not every time. */
+#define SLACK ((wide)1 << (GRAIN_BITS - 10))
+
+/* ---- locks, shared by address ---- */
+
+#define STRIPES 64
+static struct {
+    _Alignas(64) struct lock lock;
+} stripes[STRIPES];
+
+static struct lock *lock_of(const struct bucket *b) {
+    return &stripes[((uintptr_t)b >> 6) % STRIPES].lock;
+}
+
+/* Lines of a fork's parent are recognised by their number and dropped: their waiters are not in this process. */
+static void take_all(struct fork_owner *o) {
+    (void)o;
+    for (int i = 0; i < STRIPES; i++) {
+        lock_acquire(&stripes[i].lock);
+    }
+}
+static void give_all(struct fork_owner *o) {
+    (void)o;
+    for (int i = 0; i < STRIPES; i++) {
+        lock_release(&stripes[i].lock);
+    }
+}
+static _Atomic uint32_t generation;
+static void renew_all(struct fork_owner *o) {
+    (void)o;
+    for (int i = 0; i < STRIPES; i++) {
+        lock_init(&stripes[i].lock);
+    }
+    atomic_fetch_add(&generation, 1);
+}
+
+static _Atomic bool started;
+
+void bucket_start(void) {
+    static struct fork_owner owner = {.take = take_all, .give = give_all, .child = renew_all};
+    if (!atomic_exchange(&started, true)) {
+        for (int i = 0; i < STRIPES; i++) {
+            lock_init(&stripes[i].lock);
+        }
+        fork_register(&owner);
+    }
+}
+
+/* ---- arithmetic ---- */
+
+static int64_t now_of(const struct bucket *b) {
+    return b->clock == NULL ? clock_now() : atomic_load_explicit(&b->clock->now, memory_order_relaxed);
+}
+
+static wide arrival_of(const struct bucket *b, int64_t now) {
+    wide arrival = (wide)((uwide)b->arrival[1] << 64 | b->arrival[0]);
+    wide at = (wide)now << GRAIN_BITS;
+    return arrival > at ? arrival : at;
+}
+
+static void arrival_set(struct bucket *b, wide arrival) {
+    b->arrival[0] = (uint64_t)arrival;
+    b->arrival[1] = (uint64_t)(arrival >> 64);
+}
+
+/* How long `tokens` take to arrive. */
+static wide grains_of(const struct bucket *b, double tokens) {
+    long double grains = (long double)tokens * (1e9L * (1LL << GRAIN_BITS)) / b->rate;
+    if (grains >= (long double)MOST_GRAINS) {
+        return MOST_GRAINS;
+    }
+    return (wide)(grains + 0.5L);
+}
+
+/* 0 when taken, else the nanoseconds until it can be. tokens <= capacity. */
+static int64_t take(struct bucket *b, double tokens, int64_t now) {
+    wide arrival = arrival_of(b, now) + grains_of(b, tokens);
+    wide missing = arrival - grains_of(b, b->capacity) - ((wide)now << GRAIN_BITS);
+    if (missing <= SLACK) {
+        arrival_set(b, arrival);
+        return 0;
+    }
+    wide ns = (missing - SLACK + ((wide)1 << GRAIN_BITS) - 1) >> GRAIN_BITS;
+    return ns < INT64_MAX ? (int64_t)ns : INT64_MAX;
+}
+
+static void give_back(struct bucket *b, double tokens, int64_t now) {
+    arrival_set(b, arrival_of(b, now) - grains_of(b, tokens));
+}
+
+/* ---- the line ---- */
+
+static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
+    struct bucket *b = ((struct bucket_line *)line)->bucket;
+    struct bucket_waiter *w = (struct bucket_waiter *)waiter;
+    while (w->left > 0) {
+        double portion = w->left < b->capacity ? w->left : b->capacity;
+        int64_t wait = take(b, portion, now);
+        if (wait > 0) {
+            return wait;
+        }
+        w->taken += portion;
+        w->left -= portion;
+    }
+    return 0;
+}
+
+static void moved(struct clock_listener *l, int64_t now) {
+    struct bucket_line *line = (struct bucket_line *)((char *)l - offsetof(struct bucket_line, listener));
+    lock_acquire(lock_of(line->bucket));
+    line_serve(&line->line, now);
+    lock_release(lock_of(line->bucket));
+}
+
+static struct bucket_line *line_make(struct bucket *b) {
+    struct bucket_line *l = calloc(1, sizeof *l);
+    if (l != NULL) {
+        l->bucket = b;
+        l->line.serve = serve;
+        l->line.generation = atomic_load(&generation);
+        l->listener.moved = moved;
+    }
+    return l;
+}
+
+/* The line if somebody is in it. */
+static struct bucket_line *waiting(struct bucket *b) {
+    struct bucket_line *l = b->line;
+    if (l == NULL || l->line.head == NULL) {
+        return NULL;
+    }
+    if (l->line.generation != atomic_load_explicit(&generation, memory_order_relaxed)) {
+        l->line.head = l->line.tail = NULL;
+        l->line.length = 0;
+        l->line.generation = atomic_load(&generation);
+        return NULL;
+    }
+    return l;
+}
+
+/* ---- calls ---- */
+
+bool bucket_init(struct bucket *b, double capacity, double rate, struct virtual_clock *clock) {
+    *b = (struct bucket){.capacity = capacity, .rate = rate, .clock = clock};
+    if (clock != NULL) {
+        b->line = line_make(b);
+        if (b->line == NULL) {
+            return false;
+        }
+        virtual_clock_listen(clock, &b->line->listener);
+    }
+    return true;
+}
+
+void bucket_destroy(struct bucket *b) {
+    if (b->line != NULL && b->clock != NULL) {
+        virtual_clock_ignore(b->clock, &b->line->listener);
+    }
+    free(b->line);
+    b->line = NULL;
+}
+
+bool bucket_take(struct bucket *b, double tokens) {
+    if (tokens > b->capacity) {
+        return false;
+    }
+    bool taken = false;
+    int64_t now = now_of(b);
+    lock_acquire(lock_of(b));
+    struct bucket_line *l = waiting(b);
+    if (l != NULL) {
+        line_serve(&l->line, now);
+    }
+    if (l == NULL || l->line.head == NULL) {
+        taken = take(b, tokens, now) == 0;
+    }
+    lock_release(lock_of(b));
+    return taken;
+}
+
+double bucket_tokens(struct bucket *b) {
+    int64_t now = now_of(b);
+    lock_acquire(lock_of(b));
+    wide debt = arrival_of(b, now) - ((wide)now << GRAIN_BITS);
+    lock_release(lock_of(b));
+    long double used = (long double)debt * b->rate / (1e9L * (1LL << GRAIN_BITS));
+    double left = (double)(b->capacity - used);
+    return left > 0 ? left : 0;
+}
+
+int bucket_wait_begin(struct bucket *b, double tokens, struct bucket_waiter *w, int64_t *until) {
+    w->bucket = b;
+    w->taken = 0;
+    w->left = tokens;
+    w->waiter.line = NULL;
+    int64_t now = now_of(b);
+    int served = 1;
+    lock_acquire(lock_of(b));
+    struct bucket_line *l = waiting(b);
+    if (l == NULL && tokens <= b->capacity && take(b, tokens, now) == 0) {
+        goto done;
+    }
+    if (b->line == NULL) {
+        b->line = line_make(b);
+        if (b->line == NULL) {
+            served = -1;
+            goto done;
+        }
+    }
+    w->waiter.due = INT64_MIN;
+    line_join(&b->line->line, &w->waiter);
+    line_serve(&b->line->line, now);
+    served = w->waiter.served;
+    *until = line_sleep_until(&w->waiter);
+done:
+    lock_release(lock_of(b));
+    return served;
+}
+
+bool bucket_wait_check(struct bucket_waiter *w, int64_t *until) {
+    struct bucket *b = w->bucket;
+    lock_acquire(lock_of(b));
+    if (!w->waiter.served) {
+        line_serve(&b->line->line, now_of(b));
+        *until = line_sleep_until(&w->waiter);
+    }
+    bool served = w->waiter.served;
+    lock_release(lock_of(b));
+    return served;
+}
+
+void bucket_wait_cancel(struct bucket_waiter *w) {
+    struct bucket *b = w->bucket;
+    lock_acquire(lock_of(b));
+    int64_t now = now_of(b);
+    if (w->taken > 0) {
+        give_back(b, w->taken, now);
+    }
+    line_leave(&w->waiter, now);
+    line_serve(&b->line->line, now);
+    lock_release(lock_of(b));
+}

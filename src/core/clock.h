@@ -1,0 +1,26 @@
+/* Time, as one number: nanoseconds since the Unix epoch that never step.
+ *
+ * The reading is CLOCK_MONOTONIC plus an offset that is taken from the wall clock once, when the process starts. Windows
+ * can therefore be aligned to the epoch, and a wall clock that is set later changes nothing. */
+#ifndef HEADWAY_CLOCK_H
+#define HEADWAY_CLOCK_H
+
+#include <stdint.h>
+
+#define NS_PER_US INT64_C(1000)
+#define NS_PER_MS INT64_C(1000000)
+#define NS_PER_S INT64_C(1000000000)
+
+/* Instants lie in [0, CLOCK_END): until the year 2116, with room for every sum that the algorithms make. */
+#define CLOCK_END (INT64_C(1) << 62)
+
+/* Takes the offset. Call once before the first clock_now; further calls change nothing. */
+void clock_start(void);
+
+/* The current instant in nanoseconds since the epoch. Cannot fail. */
+int64_t clock_now(void);
+
+/* The same instant on CLOCK_MONOTONIC, for handing a deadline to the kernel. */
+int64_t clock_to_monotonic(int64_t instant_ns);
+
+#endif

@@ -1,0 +1,58 @@
+/* The line of waiters: see line.h. */
+#include "line.h"
+
+#include <stddef.h>
+
+static void unlink_waiter(struct line *l, struct waiter *w) {
+    *(w->prev != NULL ? &w->prev->next : &l->head) = w->next;
+    *(w->next != NULL ? &w->next->prev : &l->tail) = w->prev;
+    w->next = w->prev = NULL;
+    w->line = NULL;
+    l->length--;
+}
+
+void line_join(struct line *l, struct waiter *w) {
+    w->line = l;
+    w->served = false;
+    w->next = NULL;
+    w->prev = l->tail;
+    *(l->tail != NULL ? &l->tail->next : &l->head) = w;
+    l->tail = w;
+    l->length++;
+}
+
+void line_serve(struct line *l, int64_t now) {
+    bool moved = false;
+    while (l->head != NULL) {
+        struct waiter *w = l->head;
+        int64_t wait = l->serve(l, w, now);
+        if (wait > 0) {
+            int64_t due = wait > INT64_MAX - now ? INT64_MAX : now + wait;
+            moved = moved || due != w->due;
+            w->due = due;
+            if (moved) {
+                w->wake(w);
+            }
+            return;
+        }
+        unlink_waiter(l, w);
+        w->served = true;
+        w->wake(w);
+        moved = true;
+    }
+}
+
+void line_leave(struct waiter *w, int64_t now) {
+    struct line *l = w->line;
+    if (l != NULL) {
+        bool was_head = l->head == w;
+        unlink_waiter(l, w);
+        if (was_head) {
+            line_serve(l, now);
+        }
+    }
+}
+
+int64_t line_sleep_until(const struct waiter *w) {
+    return w->line != NULL && w->line->head == w ? w->due : INT64_MAX;
+}

@@ -1,0 +1,43 @@
+/* Who waits for a key, first come first served.
+ *
+ * A line never hands out anything itself: it asks its owner to serve the waiter at the head. Whoever comes by with the
+ * owner's lock serves all that are due, on their behalf, and wakes them; only the head keeps time. So a slot is taken at the
+ * exact instant by whoever is awake, nobody overtakes, and one wake-up can serve many.
+ *
+ * All functions need the owner's lock. */
+#ifndef HEADWAY_LINE_H
+#define HEADWAY_LINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct line;
+
+struct waiter {
+    struct waiter *next, *prev;
+    struct line *line; /* NULL once it has left */
+    int64_t due;       /* when it will be served, as far as is known: an instant */
+    bool served;
+    void (*wake)(struct waiter *self); /* must neither block nor take a lock */
+};
+
+struct line {
+    struct waiter *head, *tail;
+    int64_t length;
+    uint32_t generation; /* of the process, for owners that forks cannot find */
+    /* Serves `w` now: 0; else the nanoseconds until that may be possible. */
+    int64_t (*serve)(struct line *self, struct waiter *w, int64_t now);
+};
+
+void line_join(struct line *l, struct waiter *w);
+
+/* Serves all that are due at `now`; the new head learns when it is due and is woken to keep time. */
+void line_serve(struct line *l, int64_t now);
+
+/* Takes `w` out, served or not; the next one moves up. */
+void line_leave(struct waiter *w, int64_t now);
+
+/* Until when `w` may sleep: the head until it is due, the others until they are woken. */
+int64_t line_sleep_until(const struct waiter *w);
+
+#endif

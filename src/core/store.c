@@ -1,0 +1,225 @@
+/* Decisions on a table: one rule, or several that must all admit. Lines are in store_lines.c. */
+#include "store.h"
+
+#include <string.h>
+
+#include "store_lines.h"
+
+static struct state state_of(const struct shard *shard, uint32_t cell) {
+    return cell == CELL_NONE ? (struct state){{0, 0, 0}} : shard->cells[cell].state;
+}
+
+/* The usual case, kept short: one rule, one probe. */
+static void decide_one(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
+                       struct outcome *out) {
+    const struct rule *r = &p->rules[0];
+    struct shard *shard = table_shard(&s->table, key->hash);
+    lock_acquire(&shard->lock);
+    uint32_t n = table_find(shard, r->space, key);
+    struct state state = state_of(shard, n);
+    enum outcome_kind kind = OUTCOME_DENIED;
+    if (algorithm_step(p->algorithm, &state, &r->quota, cost, now)) {
+        kind = OUTCOME_ADMITTED;
+        if (cost > 0 && n == CELL_NONE) {
+            enum table_end end = table_insert(&s->table, shard, r->space, key, now, &n);
+            kind = end == TABLE_OK ? OUTCOME_ADMITTED : end == TABLE_FULL ? OUTCOME_FULL : OUTCOME_NO_MEMORY;
+        }
+        if (cost > 0 && kind == OUTCOME_ADMITTED) {
+            struct cell *c = &shard->cells[n];
+            c->state = state;
+            table_touch(shard, c, &r->quota, now);
+        }
+    }
+    lock_release(&shard->lock);
+    out->kind = kind;
+    out->rule = 0;
+    out->state = state;
+    out->now = now;
+    out->denied_cost = kind == OUTCOME_ADMITTED ? 0 : cost;
+    out->wait_ns = -1;
+}
+
+/* Of several rules the tightest speaks: denied, the one with the longest wait; admitted, the one with the fewest remaining,
+ * then the longest reset. */
+static void choose_tightest(const struct plan *p, const struct state *states, int64_t now, struct outcome *out) {
+    struct decision best = {0}, d;
+    for (int i = 0; i < p->count; i++) {
+        algorithm_report(p->algorithm, &states[i], &p->rules[i].quota, out->denied_cost, now, &d);
+        if (i == 0 || decision_is_tighter(&d, &best, out->denied_cost > 0)) {
+            best = d;
+            out->rule = i;
+        }
+    }
+    out->state = states[out->rule];
+}
+
+static void decide_all(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
+                       struct outcome *out) {
+    struct state before[QUOTA_RULES_MAX], after[QUOTA_RULES_MAX];
+    uint32_t cells[QUOTA_RULES_MAX], fresh[QUOTA_RULES_MAX];
+    int fresh_count = 0;
+    struct shard *shard = table_shard(&s->table, key->hash);
+    bool admitted = true;
+
+    *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = -1};
+    lock_acquire(&shard->lock);
+    for (int i = 0; i < p->count; i++) {
+        cells[i] = table_find(shard, p->rules[i].space, key);
+        before[i] = after[i] = state_of(shard, cells[i]);
+        if (!algorithm_step(p->algorithm, &after[i], &p->rules[i].quota, cost, now)) {
+            admitted = false;
+        }
+    }
+    if (admitted) {
+        out->kind = OUTCOME_ADMITTED;
+        for (int i = 0; cost > 0 && i < p->count && out->kind == OUTCOME_ADMITTED; i++) {
+            if (cells[i] == CELL_NONE) {
+                enum table_end end = table_insert(&s->table, shard, p->rules[i].space, key, now, &cells[i]);
+                if (end == TABLE_OK) {
+                    fresh[fresh_count++] = cells[i];
+                } else {
+                    out->kind = end == TABLE_FULL ? OUTCOME_FULL : OUTCOME_NO_MEMORY;
+                }
+            }
+        }
+        if (out->kind == OUTCOME_ADMITTED) {
+            out->denied_cost = 0;
+            for (int i = 0; cost > 0 && i < p->count; i++) {
+                struct cell *c = &shard->cells[cells[i]];
+                c->state = after[i];
+                table_touch(shard, c, &p->rules[i].quota, now);
+            }
+        } else {
+            while (fresh_count > 0) {
+                table_remove(&s->table, shard, fresh[--fresh_count]);
+            }
+        }
+    }
+    lock_release(&shard->lock);
+    choose_tightest(p, out->kind == OUTCOME_ADMITTED ? after : before, now, out);
+}
+
+void store_decide(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
+                  struct outcome *out) {
+    if (p->count == 1) {
+        decide_one(s, p, key, cost, now, out);
+    } else {
+        decide_all(s, p, key, cost, now, out);
+    }
+    if (out->kind == OUTCOME_FULL) {
+        int64_t next = table_next_expiry(&s->table);
+        out->wait_ns = next == INT64_MAX ? WAIT_NEVER : next > now ? next - now : NS_PER_MS;
+    }
+}
+
+void store_limit(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
+                 struct outcome *out) {
+    int64_t now = store_now(s);
+    if (atomic_load_explicit(&s->line_count, memory_order_relaxed) > 0 && cost > 0) {
+        store_limit_behind(s, p, key, cost, now, out);
+    } else {
+        store_decide(s, p, key, cost, now, out);
+    }
+}
+
+void store_peek(struct store *s, const struct plan *p, const struct table_key *key, struct outcome *out) {
+    store_decide(s, p, key, 0, store_now(s), out);
+}
+
+struct state store_state(struct store *s, uint32_t space, const struct table_key *key) {
+    struct shard *shard = table_shard(&s->table, key->hash);
+    lock_acquire(&shard->lock);
+    struct state state = state_of(shard, table_find(shard, space, key));
+    lock_release(&shard->lock);
+    return state;
+}
+
+void store_refund(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now) {
+    struct shard *shard = table_shard(&s->table, key->hash);
+    lock_acquire(&shard->lock);
+    for (int i = 0; i < p->count; i++) {
+        uint32_t n = table_find(shard, p->rules[i].space, key);
+        if (n != CELL_NONE) {
+            algorithm_refund(p->algorithm, &shard->cells[n].state, &p->rules[i].quota, cost, now);
+            table_touch(shard, &shard->cells[n], &p->rules[i].quota, now);
+        }
+    }
+    lock_release(&shard->lock);
+}
+
+void store_forget(struct store *s, const struct plan *p, const struct table_key *key) {
+    struct shard *shard = table_shard(&s->table, key->hash);
+    lock_acquire(&shard->lock);
+    for (int i = 0; i < p->count; i++) {
+        uint32_t n = table_find(shard, p->rules[i].space, key);
+        if (n != CELL_NONE) {
+            table_remove(&s->table, shard, n);
+        }
+    }
+    lock_release(&shard->lock);
+}
+
+/* ---- life ---- */
+
+static void fork_take(struct fork_owner *o) {
+    struct store *s = (struct store *)((char *)o - offsetof(struct store, fork));
+    lock_acquire(&s->lines_lock);
+    for (uint32_t i = 0; i < s->table.shard_count; i++) {
+        lock_acquire(&s->table.shards[i].lock);
+    }
+}
+
+static void fork_give(struct fork_owner *o) {
+    struct store *s = (struct store *)((char *)o - offsetof(struct store, fork));
+    for (uint32_t i = 0; i < s->table.shard_count; i++) {
+        lock_release(&s->table.shards[i].lock);
+    }
+    lock_release(&s->lines_lock);
+}
+
+static void fork_child(struct fork_owner *o) {
+    struct store *s = (struct store *)((char *)o - offsetof(struct store, fork));
+    for (uint32_t i = 0; i < s->table.shard_count; i++) {
+        lock_init(&s->table.shards[i].lock);
+    }
+    lock_init(&s->lines_lock);
+    if (s->clock != NULL) {
+        lock_init(&s->clock->lock);
+    }
+    store_lines_forget(s);
+}
+
+static void clock_moved(struct clock_listener *l, int64_t now) {
+    store_lines_serve((struct store *)((char *)l - offsetof(struct store, listener)), now);
+}
+
+bool store_init(struct store *s, int64_t max_keys, enum table_full when_full, struct virtual_clock *clock,
+                uint32_t seed) {
+    memset(s, 0, sizeof *s);
+    if (!table_init(&s->table, max_keys, when_full, seed)) {
+        return false;
+    }
+    lock_init(&s->lines_lock);
+    s->clock = clock;
+    s->listener.moved = clock_moved;
+    if (clock != NULL) {
+        virtual_clock_listen(clock, &s->listener);
+    }
+    s->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
+    fork_register(&s->fork);
+    return true;
+}
+
+void store_destroy(struct store *s) {
+    fork_forget(&s->fork);
+    if (s->clock != NULL) {
+        virtual_clock_ignore(s->clock, &s->listener);
+    }
+    store_lines_forget(s);
+    table_destroy(&s->table);
+}
+
+void store_clear(struct store *s) {
+    table_clear(&s->table);
+    store_lines_serve(s, store_now(s));
+}

@@ -1,0 +1,350 @@
+/* Waiting on a store.
+ *
+ * A line carries a projection: the states as they will be when everybody in line has been served, and the instant of that.
+ * With it a newcomer learns in one step when it will be served, however long the line; who cannot make it in time
+ * is told at once. A waiter that leaves makes the projection void; it is built again by walking the line when next needed.
+ *
+ * While a line is not empty, nobody overtakes it: a call that does not wait is denied, and told when the line will be through. */
+#include "store_lines.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PROJECTED_MAX 32
+
+struct projection {
+    bool valid;
+    int count;
+    int64_t from; /* the last of the line is served then */
+    struct {
+        uint32_t space;
+        struct state state;
+    } slots[PROJECTED_MAX];
+};
+
+struct store_line {
+    struct line line;
+    struct store_line *next;
+    struct store *store;
+    struct projection projection;
+    uint32_t space;
+    struct table_key key;
+    char bytes[]; /* the key's own copy */
+};
+
+static struct store_line **line_at(struct store *s, uint32_t space, const struct table_key *key) {
+    struct store_line **at = &s->lines[(key->hash ^ space) % LINE_BUCKETS];
+    while (*at != NULL && !((*at)->space == space && (*at)->key.length == key->length &&
+                            memcmp((*at)->key.bytes, key->bytes, key->length) == 0)) {
+        at = &(*at)->next;
+    }
+    return at;
+}
+
+static void drop_if_empty(struct store *s, struct store_line **at) {
+    struct store_line *l = *at;
+    if (l != NULL && l->line.head == NULL) {
+        *at = l->next;
+        free(l);
+        atomic_fetch_sub_explicit(&s->line_count, 1, memory_order_relaxed);
+    }
+}
+
+/* ---- serving ---- */
+
+/* How long until every rule admits, as things stand. */
+static int64_t plan_wait(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
+                         int64_t now) {
+    int64_t longest = 0;
+    for (int i = 0; i < p->count; i++) {
+        struct state state = store_state(s, p->rules[i].space, key);
+        int64_t wait = algorithm_wait(p->algorithm, &state, &p->rules[i].quota, cost, now);
+        longest = wait > longest ? wait : longest;
+    }
+    return longest;
+}
+
+static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
+    struct store_line *l = (struct store_line *)line;
+    struct store_waiter *w = (struct store_waiter *)waiter;
+    store_decide(l->store, w->plan, &l->key, w->cost, now, &w->outcome);
+    if (w->outcome.kind != OUTCOME_DENIED) {
+        return 0;
+    }
+    int64_t wait = plan_wait(l->store, w->plan, &l->key, w->cost, now);
+    return wait > 0 ? wait : 1;
+}
+
+/* ---- projecting ---- */
+
+static struct state *projected_state(struct store_line *l, uint32_t space) {
+    struct projection *p = &l->projection;
+    for (int i = 0; i < p->count; i++) {
+        if (p->slots[i].space == space) {
+            return &p->slots[i].state;
+        }
+    }
+    if (p->count == PROJECTED_MAX) {
+        return NULL;
+    }
+    p->slots[p->count].space = space;
+    p->slots[p->count].state = store_state(l->store, space, &l->key);
+    return &p->slots[p->count++].state;
+}
+
+/* When `cost` is served after all that was projected so far; `commit` adds it to the projection. */
+static int64_t project(struct store_line *l, const struct plan *p, int64_t cost, bool commit) {
+    int64_t at = l->projection.from, longest = 0;
+    struct state *states[QUOTA_RULES_MAX];
+    for (int i = 0; i < p->count; i++) {
+        states[i] = projected_state(l, p->rules[i].space);
+        if (states[i] == NULL) {
+            return at; /* too many different rules in one line to foresee: a lower bound */
+        }
+        int64_t wait = algorithm_wait(p->algorithm, states[i], &p->rules[i].quota, cost, at);
+        longest = wait > longest ? wait : longest;
+    }
+    if (longest > CLOCK_END - at) {
+        return WAIT_NEVER;
+    }
+    at += longest;
+    if (commit) {
+        for (int i = 0; i < p->count; i++) {
+            algorithm_step(p->algorithm, states[i], &p->rules[i].quota, cost, at);
+        }
+        l->projection.from = at;
+    }
+    return at;
+}
+
+static void project_line(struct store_line *l, int64_t now) {
+    if (l->projection.valid) {
+        if (l->projection.from < now) {
+            l->projection.from = now;
+        }
+        return;
+    }
+    l->projection.valid = true;
+    l->projection.count = 0;
+    l->projection.from = now;
+    for (struct waiter *w = l->line.head; w != NULL; w = w->next) {
+        struct store_waiter *sw = (struct store_waiter *)w;
+        int64_t due = project(l, sw->plan, sw->cost, true);
+        if (w != l->line.head) {
+            w->due = due;
+        }
+    }
+}
+
+/* ---- calls ---- */
+
+static void deny(const struct plan *p, const struct table_key *key, struct store *s, int64_t cost, int64_t now,
+                 int64_t wait_ns, struct outcome *out) {
+    *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = wait_ns};
+    struct decision tightest = {0}, d;
+    for (int i = 0; i < p->count; i++) {
+        struct state state = store_state(s, p->rules[i].space, key);
+        algorithm_report(p->algorithm, &state, &p->rules[i].quota, cost, now, &d);
+        if (i == 0 || d.retry_after_ns > tightest.retry_after_ns) {
+            tightest = d;
+            out->rule = i;
+            out->state = state;
+        }
+    }
+}
+
+static bool can_never_fit(const struct plan *p, int64_t cost) {
+    for (int i = 0; i < p->count; i++) {
+        struct state fresh = {{0, 0, 0}};
+        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, cost, 0) == WAIT_NEVER) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void store_limit_behind(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
+                        struct outcome *out) {
+    lock_acquire(&s->lines_lock);
+    struct store_line **at = line_at(s, p->line_space, key);
+    if (*at != NULL) {
+        line_serve(&(*at)->line, now);
+        drop_if_empty(s, at);
+        at = line_at(s, p->line_space, key);
+    }
+    if (*at == NULL || can_never_fit(p, cost)) {
+        store_decide(s, p, key, cost, now, out);
+    } else {
+        project_line(*at, now);
+        int64_t due = project(*at, p, cost, false);
+        deny(p, key, s, cost, now, due == WAIT_NEVER ? WAIT_NEVER : due > now ? due - now : 1, out);
+    }
+    lock_release(&s->lines_lock);
+}
+
+static struct store_line *line_make(struct store *s, const struct plan *p, const struct table_key *key, int64_t now) {
+    struct store_line *l = calloc(1, sizeof *l + key->length);
+    if (l == NULL) {
+        return NULL;
+    }
+    l->line.serve = serve;
+    l->store = s;
+    l->space = p->line_space;
+    memcpy(l->bytes, key->bytes, key->length);
+    l->key = (struct table_key){.hash = key->hash, .bytes = l->bytes, .length = key->length};
+    project_line(l, now);
+    return l;
+}
+
+bool store_wait_begin(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
+                      int64_t timeout_ns, struct store_waiter *w, int64_t *until) {
+    int64_t now = store_now(s);
+    w->store = s;
+    w->plan = p;
+    w->cost = cost;
+    w->deadline = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
+    w->waiter.line = NULL;
+
+    lock_acquire(&s->lines_lock);
+    struct store_line **at = line_at(s, p->line_space, key);
+    bool decided = true;
+    if (*at != NULL) {
+        line_serve(&(*at)->line, now);
+        drop_if_empty(s, at);
+        at = line_at(s, p->line_space, key);
+    }
+    if (*at == NULL || cost == 0 || can_never_fit(p, cost)) {
+        store_decide(s, p, key, cost, now, &w->outcome);
+        if (w->outcome.kind != OUTCOME_DENIED || can_never_fit(p, cost)) {
+            goto done;
+        }
+    }
+    struct store_line *l = *at;
+    if (l == NULL) {
+        l = line_make(s, p, key, now);
+        if (l == NULL) {
+            w->outcome.kind = OUTCOME_NO_MEMORY;
+            goto done;
+        }
+        *at = l;
+        atomic_fetch_add_explicit(&s->line_count, 1, memory_order_relaxed);
+    }
+    project_line(l, now);
+    int64_t due = project(l, p, cost, false);
+    if (due > w->deadline) {
+        if (l->line.head != NULL) {
+            deny(p, key, s, cost, now, due == WAIT_NEVER ? WAIT_NEVER : due - now, &w->outcome);
+        }
+        drop_if_empty(s, at);
+        goto done;
+    }
+    w->waiter.due = project(l, p, cost, true);
+    line_join(&l->line, &w->waiter);
+    decided = false;
+    int64_t wake = line_sleep_until(&w->waiter);
+    *until = wake < w->deadline ? wake : w->deadline;
+done:
+    lock_release(&s->lines_lock);
+    return decided;
+}
+
+bool store_wait_check(struct store_waiter *w, int64_t *until) {
+    struct store *s = w->store;
+    bool decided = true;
+    lock_acquire(&s->lines_lock);
+    if (w->waiter.served) {
+        goto done;
+    }
+    struct store_line *l = (struct store_line *)w->waiter.line;
+    if (l == NULL) { /* in a fork's child: the line is gone */
+        w->outcome.kind = OUTCOME_DENIED;
+        goto done;
+    }
+    int64_t now = store_now(s);
+    line_serve(&l->line, now);
+    if (!w->waiter.served && now >= w->deadline) {
+        /* Somebody else used up what was promised: another quota on the key, say. */
+        deny(w->plan, &l->key, s, w->cost, now, -1, &w->outcome);
+        line_leave(&w->waiter, now);
+        l->projection.valid = false;
+        w->waiter.served = true;
+    }
+    if (w->waiter.served) {
+        struct store_line **at = line_at(s, l->space, &l->key);
+        drop_if_empty(s, at);
+        goto done;
+    }
+    decided = false;
+    int64_t wake = line_sleep_until(&w->waiter);
+    *until = wake < w->deadline ? wake : w->deadline;
+done:
+    lock_release(&s->lines_lock);
+    return decided;
+}
+
+void store_wait_cancel(struct store_waiter *w, const struct table_key *key) {
+    struct store *s = w->store;
+    lock_acquire(&s->lines_lock);
+    int64_t now = store_now(s);
+    struct store_line **at = line_at(s, w->plan->line_space, key);
+    if (w->waiter.served) {
+        if (w->outcome.kind == OUTCOME_ADMITTED) {
+            store_refund(s, w->plan, key, w->cost, now);
+        }
+        if (*at != NULL) {
+            (*at)->projection.valid = false;
+            line_serve(&(*at)->line, now);
+        }
+    } else if (w->waiter.line != NULL) {
+        (*at)->projection.valid = false;
+        line_leave(&w->waiter, now);
+    }
+    drop_if_empty(s, at);
+    lock_release(&s->lines_lock);
+}
+
+void store_reset(struct store *s, const struct plan *p, const struct table_key *key) {
+    store_forget(s, p, key);
+    if (atomic_load_explicit(&s->line_count, memory_order_relaxed) > 0) {
+        lock_acquire(&s->lines_lock);
+        struct store_line **at = line_at(s, p->line_space, key);
+        if (*at != NULL) {
+            (*at)->projection.valid = false;
+            line_serve(&(*at)->line, store_now(s));
+            drop_if_empty(s, at);
+        }
+        lock_release(&s->lines_lock);
+    }
+}
+
+/* ---- all lines ---- */
+
+void store_lines_serve(struct store *s, int64_t now) {
+    if (atomic_load_explicit(&s->line_count, memory_order_relaxed) == 0) {
+        return;
+    }
+    lock_acquire(&s->lines_lock);
+    for (int i = 0; i < LINE_BUCKETS; i++) {
+        for (struct store_line **at = &s->lines[i]; *at != NULL;) {
+            struct store_line *l = *at;
+            l->projection.valid = false;
+            line_serve(&l->line, now);
+            drop_if_empty(s, at);
+            if (*at == l) {
+                at = &l->next;
+            }
+        }
+    }
+    lock_release(&s->lines_lock);
+}
+
+void store_lines_forget(struct store *s) {
+    for (int i = 0; i < LINE_BUCKETS; i++) {
+        while (s->lines[i] != NULL) {
+            struct store_line *l = s->lines[i];
+            s->lines[i] = l->next;
+            free(l);
+        }
+    }
+    atomic_store_explicit(&s->line_count, 0, memory_order_relaxed);
+}

@@ -1,0 +1,281 @@
+/* From Python's values to the core's, and the errors on the way: each names the argument, its value and what would do. */
+
+#include "module.h"
+
+int import_once(PyObject **slot, const char *module, const char *name) {
+    if (*slot == NULL) {
+        PyObject *m = PyImport_ImportModule(module);
+        if (m == NULL) {
+            return -1;
+        }
+        PyObject *found = PyObject_GetAttrString(m, name);
+        Py_DECREF(m);
+        if (found == NULL) {
+            return -1;
+        }
+        if (*slot == NULL) { /* the import may have run Python code */
+            *slot = found;
+        } else {
+            Py_DECREF(found);
+        }
+    }
+    return 0;
+}
+
+/* ---- keys ---- */
+
+static int key_too_long(struct module_state *m, PyObject *object, Py_ssize_t length) {
+    PyObject *head = PySequence_GetSlice(object, 0, 40);
+    if (head != NULL) {
+        PyErr_Format(m->data_error, "Invalid key: %R... (%zd bytes), must be at most %d bytes.", head, length,
+                     TABLE_KEY_MAX);
+        Py_DECREF(head);
+    }
+    return -1;
+}
+
+static int key_invalid(struct module_state *m, PyObject *object) {
+    if (object == Py_None || PyUnicode_Check(object) || PyBytes_Check(object)) {
+        PyErr_Format(m->data_error, "Invalid key: %S, must be a non-empty key.", object);
+    } else {
+        PyErr_Format(m->data_error, "Invalid key: %R, must be a non-empty key of type str or bytes, not %s.", object,
+                     Py_TYPE(object)->tp_name);
+    }
+    return -1;
+}
+
+/* The hash of bytes is that of the text they encode, so that b"k" and "k" are one key. */
+static Py_hash_t bytes_hash(PyObject *object, const char *bytes, Py_ssize_t length) {
+    bool ascii = true;
+    for (Py_ssize_t i = 0; i < length && ascii; i++) {
+        ascii = (unsigned char)bytes[i] < 0x80;
+    }
+    if (!ascii) {
+        PyObject *text = PyUnicode_DecodeUTF8(bytes, length, "surrogatepass");
+        if (text != NULL) {
+            Py_hash_t hash = PyUnicode_Type.tp_hash(text);
+            Py_DECREF(text);
+            return hash;
+        }
+        PyErr_Clear();
+    }
+    return PyBytes_Type.tp_hash(object); /* CPython hashes ASCII text and bytes alike */
+}
+
+int key_from_object(struct module_state *m, PyObject *object, struct table_key *key, PyObject **owned) {
+    Py_ssize_t length;
+    Py_hash_t hash;
+    *owned = NULL;
+    if (PyUnicode_Check(object)) {
+        if (PyUnicode_IS_COMPACT_ASCII(object)) {
+            key->bytes = PyUnicode_DATA(object);
+            length = PyUnicode_GET_LENGTH(object);
+        } else {
+            key->bytes = PyUnicode_AsUTF8AndSize(object, &length);
+            if (key->bytes == NULL) { /* lone surrogates */
+                PyErr_Clear();
+                *owned = PyUnicode_AsEncodedString(object, "utf-8", "surrogatepass");
+                if (*owned == NULL) {
+                    return -1;
+                }
+                key->bytes = PyBytes_AS_STRING(*owned);
+                length = PyBytes_GET_SIZE(*owned);
+            }
+        }
+        hash = PyUnicode_Type.tp_hash(object);
+    } else if (PyBytes_Check(object)) {
+        key->bytes = PyBytes_AS_STRING(object);
+        length = PyBytes_GET_SIZE(object);
+        hash = length == 0 ? 0 : bytes_hash(object, key->bytes, length);
+    } else {
+        return key_invalid(m, object);
+    }
+    if (length == 0) {
+        return key_invalid(m, object);
+    }
+    if (length > TABLE_KEY_MAX) {
+        Py_CLEAR(*owned);
+        return key_too_long(m, object, length);
+    }
+    key->length = (size_t)length;
+    key->hash = (uint64_t)hash;
+    return 0;
+}
+
+/* ---- numbers ---- */
+
+int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
+    if (PyLong_Check(object)) {
+        int overflow;
+        long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+        if (value == -1 && overflow == 0 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (overflow == 0 && value >= 0) {
+            *cost = value;
+            return 0;
+        }
+        if (overflow > 0) {
+            PyErr_SetString(m->data_error, "Invalid cost: an integer beyond 64 bits, must be an integer greater than or "
+                                           "equal to 0 and at most 9223372036854775807.");
+            return -1;
+        }
+    }
+    PyErr_Format(m->data_error, "Invalid cost: %S, must be an integer greater than or equal to 0.", object);
+    return -1;
+}
+
+int timeout_from_object(struct module_state *m, PyObject *object, double *seconds, int64_t *ns) {
+    if (PyFloat_Check(object) || PyLong_Check(object)) {
+        double value = PyFloat_AsDouble(object);
+        if (value == -1.0 && PyErr_Occurred()) {
+            PyErr_Clear();
+            value = -2;
+        }
+        if (value == -1.0) {
+            *seconds = -1;
+            *ns = -1;
+            return 0;
+        }
+        if (value > 0) {
+            *seconds = value;
+            *ns = value >= 9.2e9 ? INT64_MAX : (int64_t)(value * 1e9);
+            return 0;
+        }
+    }
+    PyErr_Format(m->data_error, "Invalid timeout: %S, must be a positive float or -1(non-blocking).", object);
+    return -1;
+}
+
+int instant_from_object(struct module_state *m, PyObject *object, const char *name, int64_t *ns) {
+    if (PyLong_Check(object)) {
+        int overflow;
+        long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+        if (value == -1 && overflow == 0 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (overflow == 0 && value >= 0 && value < CLOCK_END) {
+            *ns = value;
+            return 0;
+        }
+    }
+    PyErr_Format(m->data_error, "Invalid %s: %R, must be an integer of nanoseconds from 0 to %lld.", name, object,
+                 (long long)CLOCK_END - 1);
+    return -1;
+}
+
+PyObject *seconds_object(int64_t ns) {
+    return PyFloat_FromDouble(ns == WAIT_NEVER ? (double)INFINITY : (double)ns / 1e9);
+}
+
+/* ---- names ---- */
+
+int algorithm_from_object(struct module_state *m, PyObject *object, enum algorithm_id *id) {
+    if (object == Py_None) {
+        *id = TOKEN_BUCKET;
+        return 0;
+    }
+    PyObject *name = NULL;
+    if (PyUnicode_Check(object)) {
+        name = Py_NewRef(object);
+    } else { /* a RateLimiterType */
+        name = PyObject_GetAttr(object, m->str_value);
+        if (name == NULL) {
+            PyErr_Clear();
+        }
+    }
+    if (name != NULL && PyUnicode_Check(name)) {
+        for (int i = 0; i < ALGORITHM_COUNT; i++) {
+            if (PyUnicode_CompareWithASCIIString(name, algorithm_names[i]) == 0) {
+                Py_DECREF(name);
+                *id = (enum algorithm_id)i;
+                return 0;
+            }
+        }
+    }
+    Py_XDECREF(name);
+    PyErr_Format(m->setup_error,
+                 "Invalid algorithm: %R not found, must be one of fixed_window, sliding_window, token_bucket, "
+                 "leaking_bucket, gcra.",
+                 object);
+    return -1;
+}
+
+/* ---- quotas ---- */
+
+static int append_quotas(struct module_state *m, PyObject *object, PyObject *list) {
+    if (Py_IS_TYPE(object, m->quota)) {
+        return PyList_Append(list, object);
+    }
+    if (!PyUnicode_Check(object)) {
+        PyErr_Format(m->data_error,
+                     "Invalid quota: %R, must be a Quota, a text such as '100/s burst 200', or a list of these.",
+                     object);
+        return -1;
+    }
+    Py_ssize_t length;
+    const char *text = PyUnicode_AsUTF8AndSize(object, &length);
+    PyObject *encoded = NULL;
+    if (text == NULL) {
+        PyErr_Clear();
+        encoded = PyUnicode_AsEncodedString(object, "utf-8", "backslashreplace");
+        if (encoded == NULL) {
+            return -1;
+        }
+        text = PyBytes_AS_STRING(encoded);
+        length = PyBytes_GET_SIZE(encoded);
+    }
+    struct quota rules[QUOTA_RULES_MAX];
+    struct quota_error error;
+    int count = quota_parse(text, (size_t)length, rules, &error);
+    Py_XDECREF(encoded);
+    if (count == 0) {
+        PyObject *message = PyUnicode_DecodeUTF8(error.text, (Py_ssize_t)strlen(error.text), "replace");
+        if (message != NULL) {
+            PyErr_SetObject(m->data_error, message);
+            Py_DECREF(message);
+        }
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
+        PyObject *quota = quota_new(m, &rules[i]);
+        if (quota == NULL || PyList_Append(list, quota) < 0) {
+            Py_XDECREF(quota);
+            return -1;
+        }
+        Py_DECREF(quota);
+    }
+    return 0;
+}
+
+PyObject *quotas_from_object(struct module_state *m, PyObject *object) {
+    PyObject *quotas = NULL, *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    if (PyList_Check(object) || PyTuple_Check(object)) {
+        for (Py_ssize_t i = 0; i < PySequence_Size(object); i++) {
+            PyObject *item = PySequence_GetItem(object, i);
+            int failed = item == NULL || append_quotas(m, item, list) < 0;
+            Py_XDECREF(item);
+            if (failed) {
+                goto done;
+            }
+        }
+        if (PyList_GET_SIZE(list) == 0) {
+            PyErr_SetString(m->data_error, "Invalid quota: an empty list, must hold at least one Quota or text.");
+            goto done;
+        }
+        if (PyList_GET_SIZE(list) > QUOTA_RULES_MAX) {
+            PyErr_Format(m->data_error, "Invalid quota: %zd rules, must be at most %d.", PyList_GET_SIZE(list),
+                         QUOTA_RULES_MAX);
+            goto done;
+        }
+    } else if (append_quotas(m, object, list) < 0) {
+        goto done;
+    }
+    quotas = PyList_AsTuple(list);
+done:
+    Py_DECREF(list);
+    return quotas;
+}

@@ -1,0 +1,198 @@
+/* The module headway._core: its types, functions and life. */
+#include "module.h"
+
+
+#ifndef HEADWAY_VERSION
+#define HEADWAY_VERSION "0"
+#endif
+
+PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, const char *const *match_args) {
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL || match_args == NULL) {
+        return (PyTypeObject *)type;
+    }
+    Py_ssize_t count = 0;
+    while (match_args[count] != NULL) {
+        count++;
+    }
+    PyObject *names = PyTuple_New(count);
+    for (Py_ssize_t i = 0; names != NULL && i < count; i++) {
+        PyObject *name = PyUnicode_InternFromString(match_args[i]);
+        if (name == NULL) {
+            Py_CLEAR(names);
+            break;
+        }
+        PyTuple_SET_ITEM(names, i, name);
+    }
+    /* The type is immutable already; it has not been used yet. */
+    if (names == NULL || PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, "__match_args__", names) < 0) {
+        Py_CLEAR(type);
+    } else {
+        PyType_Modified((PyTypeObject *)type);
+    }
+    Py_XDECREF(names);
+    return (PyTypeObject *)type;
+}
+
+struct module_state *state_of_instance(PyObject *self) {
+#if PY_VERSION_HEX >= 0x030B0000
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &headway_module);
+    return module == NULL ? NULL : PyModule_GetState(module);
+#else
+    PyObject *mro = Py_TYPE(self)->tp_mro;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        if (PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) {
+            PyObject *module = ((PyHeapTypeObject *)type)->ht_module;
+            if (module != NULL && PyModule_GetDef(module) == &headway_module) {
+                return PyModule_GetState(module);
+            }
+        }
+    }
+    PyErr_SetString(PyExc_TypeError, "not a type of headway");
+    return NULL;
+#endif
+}
+
+static PyObject *now_ns(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyLong_FromLongLong(clock_now());
+}
+
+static PyMethodDef own_functions[] = {
+    {"now_ns", now_ns, METH_NOARGS,
+     "now_ns()\n--\n\nThe clock that limiters go by: nanoseconds since the Unix epoch, never stepping.\n\n"
+     "It is the monotonic clock plus the wall clock's offset when the module was loaded."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int add_type(PyObject *module, PyTypeObject **slot, PyTypeObject *type, bool public) {
+    *slot = type;
+    return type == NULL ? -1 : public ? PyModule_AddType(module, type) : 0;
+}
+
+static PyObject *find_error(const char *name) {
+    PyObject *slot = NULL;
+    import_once(&slot, "headway.exceptions", name);
+    return slot;
+}
+
+static int add_constants(PyObject *module) {
+    PyObject *names = PyTuple_New(ALGORITHM_COUNT);
+    for (int i = 0; names != NULL && i < ALGORITHM_COUNT; i++) {
+        PyObject *name = PyUnicode_FromString(algorithm_names[i]);
+        if (name == NULL) {
+            Py_CLEAR(names);
+            break;
+        }
+        PyTuple_SET_ITEM(names, i, name);
+    }
+    if (names == NULL || PyModule_AddObject(module, "ALGORITHMS", names) < 0) {
+        Py_XDECREF(names);
+        return -1;
+    }
+    return PyModule_AddStringConstant(module, "__version__", HEADWAY_VERSION);
+}
+
+static int module_exec(PyObject *module) {
+    struct module_state *m = PyModule_GetState(module);
+    clock_start();
+    fork_start();
+    bucket_start();
+    if ((m->setup_error = find_error("SetUpError")) == NULL || (m->data_error = find_error("DataError")) == NULL ||
+        (m->store_error = find_error("StoreUnavailableError")) == NULL ||
+        (m->limited_error = find_error("LimitedError")) == NULL ||
+        (m->default_prefix = PyUnicode_FromString("headway")) == NULL ||
+        (m->str_key = PyUnicode_InternFromString("key")) == NULL ||
+        (m->str_cost = PyUnicode_InternFromString("cost")) == NULL ||
+        (m->str_timeout = PyUnicode_InternFromString("timeout")) == NULL ||
+        (m->str_value = PyUnicode_InternFromString("value")) == NULL) {
+        return -1;
+    }
+    if (add_type(module, &m->rate, rate_type_make(module), true) < 0 ||
+        add_type(module, &m->quota, quota_type_make(module), true) < 0 ||
+        add_type(module, &m->state, state_type_make(module), true) < 0 ||
+        add_type(module, &m->result, result_type_make(module), true) < 0 ||
+        add_type(module, &m->clock, clock_type_make(module), true) < 0 ||
+        add_type(module, &m->store, store_type_make(module), true) < 0 ||
+        add_type(module, &m->plan, plan_type_make(module), false) < 0 ||
+        add_type(module, &m->throttled, throttled_type_make(module), true) < 0 ||
+        add_type(module, &m->guarded, guarded_type_make(module), true) < 0 ||
+        add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
+        return -1;
+    }
+    if (PyModule_AddFunctions(module, quota_functions) < 0 || PyModule_AddFunctions(module, step_functions) < 0 ||
+        PyModule_AddFunctions(module, own_functions) < 0) {
+        return -1;
+    }
+    return add_constants(module);
+}
+
+#define EACH_OBJECT(do_it)                                                                                             \
+    do_it(m->rate);                                                                                                    \
+    do_it(m->quota);                                                                                                   \
+    do_it(m->state);                                                                                                   \
+    do_it(m->clock);                                                                                                   \
+    do_it(m->store);                                                                                                   \
+    do_it(m->plan);                                                                                                    \
+    do_it(m->throttled);                                                                                               \
+    do_it(m->guarded);                                                                                                 \
+    do_it(m->bucket);                                                                                                  \
+    do_it(m->setup_error);                                                                                             \
+    do_it(m->data_error);                                                                                              \
+    do_it(m->store_error);                                                                                             \
+    do_it(m->limited_error);                                                                                           \
+    do_it(m->timedelta);                                                                                               \
+    do_it(m->run_chain);                                                                                               \
+    do_it(m->decorate);                                                                                                \
+    do_it(m->default_store);                                                                                           \
+    do_it(m->default_prefix);                                                                                          \
+    do_it(m->str_key);                                                                                                 \
+    do_it(m->str_cost);                                                                                                \
+    do_it(m->str_timeout);                                                                                             \
+    do_it(m->str_value);                                                                                               \
+    do_it(m->result)
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    struct module_state *m = PyModule_GetState(module);
+    EACH_OBJECT(Py_VISIT);
+    return 0;
+}
+
+static int module_clear(PyObject *module) {
+    struct module_state *m = PyModule_GetState(module);
+    result_free_list_clear(m);
+    EACH_OBJECT(Py_CLEAR);
+    return 0;
+}
+
+static void module_free(void *module) {
+    module_clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_MOD_GIL_NOT_USED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef headway_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "headway._core",
+    .m_doc = "Headway's compiled part. Import its names from `headway`.",
+    .m_size = sizeof(struct module_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void) {
+    return PyModuleDef_Init(&headway_module);
+}

@@ -1,0 +1,179 @@
+/* What the files of this room share: the module's state, the objects' layouts, and a few conversions.
+ *
+ * Types are heap types and live in the module's state, one per interpreter. Nothing is static but constants, so several
+ * interpreters, each with its own GIL or none, can use the module side by side. */
+#ifndef HEADWAY_MODULE_H
+#define HEADWAY_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <math.h>
+#include <structmember.h>
+
+#include "bucket.h"
+#include "store.h"
+
+#define FREE_RESULTS 32
+
+struct module_state {
+    PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *throttled, *guarded, *bucket;
+    /* headway.exceptions */
+    PyObject *setup_error, *data_error, *store_error, *limited_error;
+    PyObject *timedelta;     /* imported when first needed, as the next two */
+    PyObject *run_chain;     /* headway.hooks.run_chain */
+    PyObject *decorate;      /* headway._wrap.decorate */
+    PyObject *default_store; /* shared by all Throttled without one of their own */
+    PyObject *default_prefix;
+    PyObject *str_key, *str_cost, *str_timeout, *str_value;
+#ifndef Py_GIL_DISABLED
+    struct result_object *free_results;
+    int free_result_count;
+#endif
+};
+
+extern struct PyModuleDef headway_module;
+
+/* ---- objects ---- */
+
+typedef struct {
+    PyObject_HEAD
+    int64_t limit, period_ns;
+} RateObject;
+
+typedef struct {
+    PyObject_HEAD
+    struct quota quota;
+} QuotaObject;
+
+typedef struct {
+    PyObject_HEAD
+    long long limit, remaining;
+    double reset_after, retry_after; /* seconds */
+} StateObject;
+
+/* A decision as it was taken; its RateLimitState is worked out when somebody asks. */
+typedef struct result_object {
+    PyObject_HEAD
+    PyObject *quota;  /* a Quota, or NULL when `told` is all there is */
+    PyObject *told;   /* a RateLimitState, or NULL until it is asked for */
+    struct state state;
+    int64_t now, denied_cost, wait_ns;
+    bool limited;
+    uint8_t algorithm;
+} ResultObject;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    struct virtual_clock clock;
+} ClockObject;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    PyObject *server, *options, *clock; /* clock: a VirtualClock or NULL */
+    PyObject *spaces;                   /* name -> number, see store_space */
+    bool raise_when_full, ready, warned;
+    struct store store;
+} StoreObject;
+
+/* Rules as the core wants them, with the Quota objects that results point to. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *quotas; /* tuple of Quota */
+    struct plan *plan;
+} PlanObject;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    struct module_state *module;
+    PlanObject *plan; /* NULL when the quota is a callable */
+    StoreObject *store;
+    PyObject *key;   /* str, bytes, callable or None */
+    PyObject *quota; /* Quota, tuple of Quota, or callable */
+    PyObject *cost;  /* int or callable */
+    PyObject *hooks; /* tuple; NULL when empty */
+    PyObject *prefix;
+    PyObject *plans; /* answers of a quota callable -> Plan */
+    double timeout;
+    int64_t timeout_ns, cost_value; /* -1: not blocking; -1: a callable */
+    enum algorithm_id algorithm;
+} ThrottledObject;
+
+/* ---- types: one file each ---- */
+
+PyTypeObject *rate_type_make(PyObject *module);
+PyTypeObject *quota_type_make(PyObject *module);
+PyTypeObject *state_type_make(PyObject *module);
+PyTypeObject *result_type_make(PyObject *module);
+PyTypeObject *clock_type_make(PyObject *module);
+PyTypeObject *store_type_make(PyObject *module);
+PyTypeObject *plan_type_make(PyObject *module);
+PyTypeObject *throttled_type_make(PyObject *module);
+PyTypeObject *guarded_type_make(PyObject *module);
+PyTypeObject *bucket_type_make(PyObject *module);
+
+/* A heap type of the module; `match_args` (NULL: none) ends in NULL. */
+PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, const char *const *match_args);
+
+extern PyMethodDef quota_functions[]; /* per_sec and so on */
+extern PyMethodDef step_functions[];
+
+/* ---- conversions; -1 or NULL with an exception set ---- */
+
+/* A key as the table wants it. `*owned` (NULL or a new reference) must outlive it. */
+int key_from_object(struct module_state *m, PyObject *object, struct table_key *key, PyObject **owned);
+int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost);
+/* Seconds to nanoseconds; -1 for not blocking, INT64_MAX for no end. */
+int timeout_from_object(struct module_state *m, PyObject *object, double *seconds, int64_t *ns);
+int algorithm_from_object(struct module_state *m, PyObject *object, enum algorithm_id *id);
+/* A Quota, a text, or a sequence of these: a tuple of Quota. */
+PyObject *quotas_from_object(struct module_state *m, PyObject *object);
+PyObject *seconds_object(int64_t ns);
+int import_once(PyObject **slot, const char *module, const char *name);
+/* 0 and *ns within the clock's bounds. */
+int instant_from_object(struct module_state *m, PyObject *object, const char *name, int64_t *ns);
+
+PyObject *quota_new(struct module_state *m, const struct quota *q);
+PyObject *state_new(struct module_state *m, const struct decision *d);
+PyObject *state_repr_seconds(double seconds);
+
+/* Takes no reference; `plan` gives the Quota. */
+PyObject *result_new(struct module_state *m, PlanObject *plan, const struct outcome *out);
+PyObject *result_state(struct module_state *m, ResultObject *r);
+void result_free_list_clear(struct module_state *m);
+
+/* The number of a space of the store, made when new: `{prefix}:v1:{algorithm}`, and the rule's own tag if there are several. */
+int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *tag, uint32_t *space);
+PyObject *default_store(struct module_state *m);
+/* After a decision: the first eviction of a live key is logged. */
+int store_warn_evicted(StoreObject *s);
+
+PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
+                     PyObject *quotas);
+
+/* The arguments of a decorated call, as a vector or as a tuple and a dict: for keys and costs made from them. */
+struct call {
+    PyObject *const *vector; /* NULL: `tuple` and `dict` count */
+    size_t nargsf;
+    PyObject *names;
+    PyObject *tuple, *dict;
+};
+
+/* Decides for the instance's key and cost. 1 admitted; 0 denied; -1 an exception. `*result` (may be NULL) is set to a new
+ * RateLimitResult, when `result` is given or when the call was denied. */
+int throttled_acquire(ThrottledObject *t, const struct call *call, int64_t timeout_ns, PyObject **result,
+                      bool always_result);
+/* Raises LimitedError with `result`. */
+void raise_limited(struct module_state *m, PyObject *result);
+
+static inline struct module_state *state_of_type(PyTypeObject *type) {
+    return (struct module_state *)PyType_GetModuleState(type);
+}
+
+/* For types that users may subclass: the class that made the method knows its module. */
+struct module_state *state_of_instance(PyObject *self);
+
+#endif

@@ -1,0 +1,118 @@
+"""What every test may ask for: a virtual clock, workers with deadlines, other processes, and the
+hypothesis profiles.
+
+Tests share no state: each makes its own store. Nothing here sleeps for a fixed time to let
+something happen; whoever waits says what for, and fails with that sentence when the deadline
+passes.
+
+Hypothesis profiles (environment variable HYPOTHESIS_PROFILE): `ci` is bounded and the same in
+every run, `deep` is long and random.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import headway
+
+DEADLINE_S = 30.0
+"""How long a test waits for something that must happen. Generous: only a failure ever takes that
+long.
+"""
+
+T = TypeVar("T")
+
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("ci", max_examples=150, derandomize=True, database=None, **_COMMON)
+settings.register_profile("deep", max_examples=20_000, print_blob=True, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+class Worker(threading.Thread, Generic[T]):
+    """A thread whose return value, or exception, its starter receives."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:
+            self._error = error
+
+    def result(self, deadline: float = DEADLINE_S) -> T:
+        """The return value of the work, once it is done. Raises what the work raised."""
+        self.join(deadline)
+        if self.is_alive():
+            pytest.fail(f"a worker was still busy after {deadline} s")
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+@pytest.fixture
+def start() -> Callable[[Callable[[], Any]], Worker[Any]]:
+    """Starts a function in a thread of its own."""
+    return Worker
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Waits until a condition holds: `eventually(lambda: n == 3, "three workers in line")`."""
+
+    def wait(condition: Callable[[], object], what: str, deadline: float = DEADLINE_S) -> None:
+        end = time.monotonic() + deadline
+        while not condition():
+            if time.monotonic() > end:
+                pytest.fail(f"not seen within {deadline} s: {what}")
+            time.sleep(0.0005)
+
+    return wait
+
+
+@pytest.fixture
+def clock() -> headway.VirtualClock:
+    """A virtual clock, at an instant that is no boundary of a window longer than a second."""
+    return headway.VirtualClock(now_ns=1_700_000_003 * 10**9)
+
+
+@pytest.fixture
+def store(clock: headway.VirtualClock) -> headway.MemoryStore:
+    """A memory store in virtual time."""
+    return headway.MemoryStore(clock=clock)
+
+
+@pytest.fixture
+def run_python() -> Callable[..., str]:
+    """Runs a program in a new interpreter and returns what it printed; a failure shows its errors."""
+
+    def run(program: str, *args: str, deadline: float = 60.0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), *args],
+            capture_output=True,
+            text=True,
+            timeout=deadline,
+            check=False,
+        )
+        if done.returncode != 0:
+            pytest.fail(f"the program ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    return run

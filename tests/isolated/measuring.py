@@ -1,0 +1,111 @@
+"""Calls something very often and says what stayed behind: memory blocks, tracked objects, resident
+memory, references.
+
+A program `leak_*.py` lists named calls and hands them to `main`. After a warm-up that fills free
+lists and caches, a call that leaks one object each time shows up a million times over; what is
+allowed is the noise of an interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterable
+from itertools import repeat
+from typing import NamedTuple
+
+TIMES = int(os.environ.get("HEADWAY_LEAK_CALLS", "1000000"))
+BLOCKS_ALLOWED = 300
+OBJECTS_ALLOWED = 100
+KIB_ALLOWED = 1536
+
+
+class Case(NamedTuple):
+    """One call to repeat. `share` scales the number of repetitions of calls that are slow by
+    nature.
+    """
+
+    name: str
+    call: Callable[[], object]
+    share: float = 1.0
+    watched: tuple[object, ...] = ()
+
+
+class Footprint(NamedTuple):
+    """What the process holds."""
+
+    blocks: int
+    objects: int
+    kib: int
+    references: tuple[int, ...]
+
+
+def resident_kib() -> int:
+    """Resident memory now; where only the peak is known, the peak."""
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * (resource.getpagesize() // 1024)
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def footprint(watched: tuple[object, ...]) -> Footprint:
+    gc.collect()
+    return Footprint(
+        blocks=sys.getallocatedblocks(),
+        objects=len(gc.get_objects()),
+        kib=resident_kib(),
+        references=tuple(sys.getrefcount(thing) for thing in watched),
+    )
+
+
+def leaks(case: Case) -> str:
+    """What the calls of a case left behind, in words; empty when nothing."""
+    call, times = case.call, max(1, round(TIMES * case.share))
+    for _ in repeat(None, max(100, times // 10)):
+        call()
+    before = footprint(case.watched)
+    for _ in repeat(None, times):
+        call()
+    after = footprint(case.watched)
+    found = []
+    if after.blocks - before.blocks > BLOCKS_ALLOWED:
+        found.append(f"{after.blocks - before.blocks} memory blocks")
+    if after.objects - before.objects > OBJECTS_ALLOWED:
+        found.append(f"{after.objects - before.objects} objects")
+    if after.kib - before.kib > KIB_ALLOWED:
+        found.append(f"{after.kib - before.kib} KiB")
+    for thing, old, new in zip(case.watched, before.references, after.references, strict=True):
+        if abs(new - old) > 10:
+            found.append(f"{new - old} references to {type(thing).__name__} {thing!r:.60}")
+    return f"{case.name}: {times} calls left {', '.join(found)}" if found else ""
+
+
+def main(cases: Iterable[Case]) -> None:
+    """Runs the cases that the command line names, or all; ends with 1 when one leaks."""
+    wanted, found = sys.argv[1:], []
+    for case in cases:
+        if not wanted or case.name in wanted:
+            found.append(leaks(case))
+            print(found[-1] or f"{case.name}: nothing left", flush=True)
+    if not found:
+        raise SystemExit(f"no case is called {' or '.join(wanted)}")
+    if any(found):
+        raise SystemExit(1)
+
+
+def swallow(
+    error: type[BaseException] | tuple[type[BaseException], ...], call: Callable[[], object]
+) -> Callable[[], None]:
+    """The call, which must raise `error`."""
+
+    def raising() -> None:
+        try:
+            call()
+        except error:
+            return
+        raise AssertionError("no error was raised")
+
+    return raising
