@@ -47,7 +47,7 @@ def draw(report: Report) -> Path | None:
         _panel(panel, section, titled=len(sections) > 1)
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
-        engine.set(w_pad=0.15, h_pad=0.1)  # type: ignore[call-arg]
+        engine.set(w_pad=0.15, h_pad=0.1)
     figure.suptitle(report.title, fontsize=14, fontweight="bold")
     kinds = [
         k for k in (HEADWAY, PEER, BASELINE) if any(r.kind == k for s in sections for r in s.rows)

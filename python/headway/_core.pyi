@@ -11,8 +11,8 @@ from headway.constants import RateLimiterType
 from headway.hooks import Hook
 from headway.types import Key, QuotaLike
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 ALGORITHMS: Final[tuple[str, ...]]
 __version__: Final[str]
@@ -90,18 +90,18 @@ class VirtualClock:
     @property
     def now_ns(self) -> int: ...
     def advance(self, seconds: float = 0, *, ns: int = 0) -> None: ...
-    def set(self, now_ns: int) -> None: ...
+    def set(self, now_ns: int, /) -> None: ...
 
 class MemoryStore:
     TYPE: str
-    def __new__(
-        cls,
+    def __init__(
+        self,
         server: str | None = None,
         options: dict[str, Any] | None = None,
         *,
         clock: VirtualClock | None = None,
         on_full: str = "evict",
-    ) -> Self: ...
+    ) -> None: ...
     @property
     def server(self) -> str | None: ...
     @property
@@ -117,8 +117,8 @@ class MemoryStore:
     def __len__(self) -> int: ...
 
 class Throttled:
-    def __new__(
-        cls,
+    def __init__(
+        self,
         key: Key | Callable[..., Key] | None = None,
         timeout: float | None = None,
         using: str | RateLimiterType | None = None,
@@ -127,7 +127,7 @@ class Throttled:
         cost: int | Callable[..., int] = 1,
         hooks: Sequence[Hook] | None = None,
         key_prefix: str | None = None,
-    ) -> Self: ...
+    ) -> None: ...
     @property
     def key(self) -> Key | Callable[..., Key] | None: ...
     @property
@@ -157,18 +157,22 @@ class Throttled:
         exc_tb: TracebackType | None,
         /,
     ) -> None: ...
-    def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+    def __call__(self, func: Callable[_P, _R], /) -> Callable[_P, _R]: ...
     def _acquire(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, timeout: float | None, /
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        /,
     ) -> RateLimitResult: ...
 
 @final
-class Guarded(Generic[P, R]):
-    def __new__(cls, throttled: Throttled, func: Callable[P, R], /) -> Self: ...
+class Guarded(Generic[_P, _R]):
+    def __new__(cls, throttled: Throttled, func: Callable[_P, _R], /) -> Self: ...
     @property
     def limiter(self) -> Throttled: ...
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., R]: ...
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., _R]: ...
 
 class TokenBucket:
     def __new__(

@@ -9,6 +9,7 @@ Who asks when: a function and a coroutine function at the call (the latter when 
 generator when its first value is asked for.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -47,7 +48,12 @@ def decorate(throttled: "Throttled", func: Any) -> Any:
         return _identity(_async_generator(throttled, func), throttled, func)
     if flags & _GENERATOR and not flags & _AWAITABLE_GENERATOR:
         return _identity(_generator(throttled, func), throttled, func)
-    return functools.update_wrapper(Guarded(throttled, func), func)
+    guarded: Any = functools.update_wrapper(Guarded(throttled, func), func)
+    if not hasattr(guarded, "__annotations__"):
+        # Since Python 3.14 update_wrapper copies __annotate__, which only functions evaluate.
+        with contextlib.suppress(AttributeError, NameError):
+            guarded.__annotations__ = func.__annotations__
+    return guarded
 
 
 def _identity(wrapper: Any, throttled: "Throttled", func: Any) -> Any:

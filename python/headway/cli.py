@@ -70,7 +70,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from headway._core import __version__
 
-        parser.exit(message=f"headway {__version__}\n")
+        sys.stdout.write(f"headway {__version__}\n")
+        parser.exit()
 
 
 def _add_replay(replay: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from headway._core import MemoryStore
 from headway.exceptions import SetUpError
 
-__all__ = ["BaseStore", "MemoryStore", "RedisStore"]
+__all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url"]
 
 
 class BaseStore(ABC):
@@ -36,3 +36,46 @@ class RedisStore:
             "RedisStore is not in this release of headway: use MemoryStore(), "
             "which keeps the limits of one process."
         )
+
+
+_LATER = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "shm", "sqlite")
+
+
+def _masked(url: str) -> str:
+    """The URL as it may be shown: without its password."""
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        return url
+    login, at, place = rest.rpartition("@")
+    user, has_password, _ = login.partition(":")
+    return f"{scheme}://{user}:***@{place}" if at and has_password else url
+
+
+def from_url(url: str) -> MemoryStore:
+    """The store that a URL names: ``memory://`` is the one that the whole process shares.
+
+    Raises `SetUpError`, with the password masked, for any other URL.
+    """
+    if url == "memory://":
+        from headway._core import Throttled
+
+        return Throttled().store
+    scheme = url.partition("://")[0]
+    if "://" in url and scheme in _LATER:
+        raise SetUpError(
+            f"Invalid store: {_masked(url)!r}, {scheme}:// is not in this release of headway: "
+            "use 'memory://' or MemoryStore(), which keep the limits of one process."
+        )
+    raise SetUpError(
+        f"Invalid store: {_masked(url)!r}, must be a MemoryStore or the URL 'memory://'."
+    )
+
+
+def from_env(name: str = "REDIS_URL") -> MemoryStore:
+    """The store that the environment variable `name` names; the process' own where it is not set.
+
+    Raises `SetUpError` as `from_url` does.
+    """
+    import os
+
+    return from_url(os.environ.get(name) or "memory://")

@@ -125,24 +125,6 @@ static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
     return 0;
 }
 
-static void moved(struct clock_listener *l, int64_t now) {
-    struct bucket_line *line = (struct bucket_line *)((char *)l - offsetof(struct bucket_line, listener));
-    lock_acquire(lock_of(line->bucket));
-    line_serve(&line->line, now);
-    lock_release(lock_of(line->bucket));
-}
-
-static struct bucket_line *line_make(struct bucket *b) {
-    struct bucket_line *l = calloc(1, sizeof *l);
-    if (l != NULL) {
-        l->bucket = b;
-        l->line.serve = serve;
-        l->line.generation = atomic_load(&generation);
-        l->listener.moved = moved;
-    }
-    return l;
-}
-
 /* The line if somebody is in it. */
 static struct bucket_line *waiting(struct bucket *b) {
     struct bucket_line *l = b->line;
@@ -154,6 +136,27 @@ static struct bucket_line *waiting(struct bucket *b) {
         l->line.length = 0;
         l->line.generation = atomic_load(&generation);
         return NULL;
+    }
+    return l;
+}
+
+static void moved(struct clock_listener *l, int64_t now) {
+    struct bucket *b = ((struct bucket_line *)((char *)l - offsetof(struct bucket_line, listener)))->bucket;
+    lock_acquire(lock_of(b));
+    struct bucket_line *line = waiting(b);
+    if (line != NULL) {
+        line_serve_through(&line->line, now);
+    }
+    lock_release(lock_of(b));
+}
+
+static struct bucket_line *line_make(struct bucket *b) {
+    struct bucket_line *l = calloc(1, sizeof *l);
+    if (l != NULL) {
+        l->bucket = b;
+        l->line.serve = serve;
+        l->line.generation = atomic_load(&generation);
+        l->listener.moved = moved;
     }
     return l;
 }

@@ -12,6 +12,9 @@
 #include "algorithm.h"
 #include "clock.h"
 
+/* Below this an arrival time and a cost add up in 64 bits: an instant and the longest span that is not wide. */
+#define NARROW_END (CLOCK_END + (INT64_C(1) << 61))
+
 /* The theoretical arrival time in units of 1/limit ns, never before now. */
 static wide arrival_units(const struct state *s, const struct quota *q, int64_t now) {
     wide now_units = (wide)now * q->limit;
@@ -56,7 +59,7 @@ bool gcra_step(struct state *s, const struct quota *q, int64_t cost, int64_t now
     if (cost > q->burst) {
         return false;
     }
-    if (q->wide || s->word[0] == INT64_MAX) {
+    if (q->wide || s->word[0] >= NARROW_END) {
         return step_wide(s, q, cost, now);
     }
     int64_t ns = s->word[0], rem = s->word[1];

@@ -42,6 +42,14 @@ void line_serve(struct line *l, int64_t now) {
     }
 }
 
+void line_serve_through(struct line *l, int64_t now) {
+    int64_t last = INT64_MIN;
+    while (l->head != NULL && l->head->due <= now && l->head->due > last) {
+        last = l->head->due;
+        line_serve(l, last);
+    }
+}
+
 void line_leave(struct waiter *w, int64_t now) {
     struct line *l = w->line;
     if (l != NULL) {

@@ -34,6 +34,9 @@ void line_join(struct line *l, struct waiter *w);
 /* Serves all that are due at `now`; the new head learns when it is due and is woken to keep time. */
 void line_serve(struct line *l, int64_t now);
 
+/* The same for a clock that has jumped to `now`: each is served at the instant at which it was due. */
+void line_serve_through(struct line *l, int64_t now);
+
 /* Takes `w` out, served or not; the next one moves up. */
 void line_leave(struct waiter *w, int64_t now);
 

@@ -190,7 +190,7 @@ static void fork_child(struct fork_owner *o) {
 }
 
 static void clock_moved(struct clock_listener *l, int64_t now) {
-    store_lines_serve((struct store *)((char *)l - offsetof(struct store, listener)), now);
+    store_lines_serve_through((struct store *)((char *)l - offsetof(struct store, listener)), now);
 }
 
 bool store_init(struct store *s, int64_t max_keys, enum table_full when_full, struct virtual_clock *clock,

@@ -319,7 +319,7 @@ void store_reset(struct store *s, const struct plan *p, const struct table_key *
 
 /* ---- all lines ---- */
 
-void store_lines_serve(struct store *s, int64_t now) {
+static void serve_all(struct store *s, int64_t now, void (*serve_line)(struct line *l, int64_t now)) {
     if (atomic_load_explicit(&s->line_count, memory_order_relaxed) == 0) {
         return;
     }
@@ -328,7 +328,7 @@ void store_lines_serve(struct store *s, int64_t now) {
         for (struct store_line **at = &s->lines[i]; *at != NULL;) {
             struct store_line *l = *at;
             l->projection.valid = false;
-            line_serve(&l->line, now);
+            serve_line(&l->line, now);
             drop_if_empty(s, at);
             if (*at == l) {
                 at = &l->next;
@@ -336,6 +336,14 @@ void store_lines_serve(struct store *s, int64_t now) {
         }
     }
     lock_release(&s->lines_lock);
+}
+
+void store_lines_serve(struct store *s, int64_t now) {
+    serve_all(s, now, line_serve);
+}
+
+void store_lines_serve_through(struct store *s, int64_t now) {
+    serve_all(s, now, line_serve_through);
 }
 
 void store_lines_forget(struct store *s) {

@@ -15,6 +15,7 @@ void store_forget(struct store *s, const struct plan *p, const struct table_key 
 void store_limit_behind(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
                         struct outcome *out);
 void store_lines_serve(struct store *s, int64_t now);
+void store_lines_serve_through(struct store *s, int64_t now); /* the clock has jumped to `now` */
 void store_lines_forget(struct store *s); /* frees the lines; their waiters are gone */
 
 #endif

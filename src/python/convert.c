@@ -116,8 +116,17 @@ int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
             return 0;
         }
         if (overflow > 0) {
-            PyErr_SetString(m->data_error, "Invalid cost: an integer beyond 64 bits, must be an integer greater than or "
-                                           "equal to 0 and at most 9223372036854775807.");
+            PyObject *shown = PyObject_Str(object);
+            if (shown == NULL) { /* thousands of digits */
+                PyErr_Clear();
+                shown = PyUnicode_FromString("an integer of thousands of digits");
+            }
+            if (shown != NULL) {
+                PyErr_Format(m->data_error,
+                             "Invalid cost: %U, must be an integer greater than or equal to 0 and at most %lld.", shown,
+                             (long long)INT64_MAX);
+                Py_DECREF(shown);
+            }
             return -1;
         }
     }

@@ -33,7 +33,7 @@ static bool state_is_sound(enum algorithm_id id, const struct state *s) {
     if (w[0] == INT64_MAX) {
         return w[2] >= 0 && w[2] < (INT64_C(1) << 46);
     }
-    return w[0] <= CLOCK_END + (INT64_C(1) << 61) && w[1] >= 0 && w[1] < QUOTA_LIMIT_MAX && w[2] == 0;
+    return w[1] >= 0 && w[1] < QUOTA_LIMIT_MAX && w[2] == 0;
 }
 
 static int states_read(struct module_state *m, PyObject *object, enum algorithm_id id, Py_ssize_t count,
@@ -47,9 +47,6 @@ static int states_read(struct module_state *m, PyObject *object, enum algorithm_
         return -1;
     }
     Py_ssize_t length = PyBytes_GET_SIZE(object);
-    if (length == 0) {
-        return 0;
-    }
     const char *at = PyBytes_AS_STRING(object);
     if (length != count * STATE_BYTES) {
         PyErr_Format(m->data_error, "Invalid state: %zd bytes, must be %zd for %zd rule(s).", length,

@@ -75,6 +75,7 @@ class TestInstall:
     def test_uninstall_takes_the_names_away(self, run_python: RunPython) -> None:
         run_python("""
             import sys
+            sys.path.remove("")  # where this runs may hold a src of its own, which would stay
             from headway import dropin
             dropin.install()
             dropin.uninstall()
@@ -136,6 +137,7 @@ class TestInstall:
         run_python(
             """
             import sys
+            sys.path.remove("")
             from headway import dropin
             dropin.install()
             sys.path.insert(0, sys.argv[1])

@@ -19,7 +19,8 @@ QUOTAS = ("20/s burst 10", "3/s", "7/3s burst 2", "50/s; 120/3s", "5/s burst 1; 
 def arrival_times(seed: int, count: int = 600) -> list[int]:
     """Bursts, steady stretches and pauses, at odd nanoseconds."""
     chance = random.Random(seed)
-    now_ns, times = EPOCH_NS + chance.randrange(10 * SECOND_NS), []
+    now_ns = EPOCH_NS + chance.randrange(10 * SECOND_NS)
+    times: list[int] = []
     while len(times) < count:
         longest = chance.choice((1, 1_000_000, 40_000_000, SECOND_NS))
         for _ in range(chance.randrange(1, 60)):

@@ -81,7 +81,7 @@ def test_requests_of_one_second_are_spread_over_it_in_order_of_appearance(
 def test_a_run_of_denials_ends_with_an_admission_of_the_same_client_only(
     write: Write, report: Report
 ) -> None:
-    # 1/m burst 1. A is denied at 1, 2, 3 s while B comes in between, admitted at 60 s, denied at 61.
+    # 1/m burst 1. A is denied at 1, 2, 3 s while others come in between, and at 61 s.
     lines = [log_line(0, "a"), log_line(1, "a"), log_line(1, "b"), log_line(2, "a")]
     lines += [log_line(2, "c"), log_line(3, "a"), log_line(60, "a"), log_line(61, "a")]
     top = report(write(lines), "--quota", "1/m", "--using", "gcra")["quotas"][0]["top"]

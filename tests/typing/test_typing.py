@@ -59,4 +59,6 @@ def test_pyright_accepts_the_package_and_the_examples() -> None:
 
 @needs("mypy")
 def test_the_stub_of_the_compiled_module_matches_it() -> None:
-    check("mypy.stubtest", "headway._core", "--mypy-config-file", "pyproject.toml")
+    # Whether a type may share a subclass with another is left out: older checkers cannot read it.
+    options = ["--mypy-config-file", "pyproject.toml", "--ignore-disjoint-bases"]
+    check("mypy.stubtest", "headway._core", *options)

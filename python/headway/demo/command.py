@@ -129,6 +129,7 @@ def _drive(arguments: argparse.Namespace, listener: socket.socket, log: AccessLo
     from headway.demo.outcome import Outcome
     from headway.demo.picture import Span, draw
     from headway.demo.recorder import Recorder
+    from headway.demo.reference import SECOND_NS
     from headway.demo.report import LiveRows, final_rows
     from headway.demo.scenario import LOADS
     from headway.demo.screen import screen_for
@@ -142,6 +143,8 @@ def _drive(arguments: argparse.Namespace, listener: socket.socket, log: AccessLo
             server.url, arguments.seconds, plain=arguments.plain, silent=arguments.json
         )
         with screen:
+            screen.update(live.rows(now_ns()), 0)
+            never.wait(1 - now_ns() % SECOND_NS / SECOND_NS)  # windows then begin with the run
             start, start_ns = time.monotonic(), now_ns()
             with Clients(server.port, LOADS) as clients:
                 while (left := start + arguments.seconds - time.monotonic()) > 0:

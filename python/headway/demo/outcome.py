@@ -84,7 +84,7 @@ class Outcome:
 
     def _verdict(self) -> list[str]:
         lines = [
-            f"{row.key}: {row.admitted} admitted, exact {row.exact}: not what the quota allows"
+            f"{row.key}: {row.admitted:,} admitted, exact {row.exact}: not what the quota allows"
             for row in self.rows
             if not row.agrees
         ]

@@ -121,7 +121,7 @@ def _panel(axes: Axes, row: Row, arrivals: Sequence[Arrival], span: Span, end_ns
     axes.set_title(row.key.replace(":", "  "), loc="left", fontweight="bold", fontsize=11)
     quota = f"{row.route.quota}, {row.route.using.replace('_', ' ')}"
     axes.set_title(quota, loc="right", fontsize=9, color=LINE)
-    verdict = f"{row.admitted} admitted, exact {row.exact}\n{row.denied} denied"
+    verdict = f"{row.admitted:,} admitted, exact {row.exact}\n{row.denied:,} denied"
     color = ADMITTED if row.agrees else DENIED
     axes.text(0.03, 0.96, verdict, transform=axes.transAxes, va="top", fontsize=9, color=color)
     axes.set_xlim(0, 1.01 * end)

@@ -137,7 +137,7 @@ class Exact(NamedTuple):
         return isinstance(admitted, int) and self.low <= admitted <= self.high
 
     def __str__(self) -> str:
-        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+        return f"{self.low:,}" if self.low == self.high else f"{self.low:,}-{self.high:,}"
 
 
 def exact(

@@ -93,7 +93,7 @@ class PlainScreen(SilentScreen):
         """Print the totals of this moment."""
         final = bool(rows) and elapsed >= self._seconds
         self._rows = rows
-        if not final:
+        if elapsed and not final:
             admitted = sum(row.admitted for row in rows)
             denied = sum(row.denied for row in rows)
             self._print(f"{elapsed:5.1f} s  {admitted:6,} admitted  {denied:6,} denied")

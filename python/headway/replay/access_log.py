@@ -42,14 +42,19 @@ class LinePattern:
 
     def __init__(self, fields: frozenset[str]) -> None:
         def take(name: str, text: bytes) -> bytes:
-            return b"(?P<" + name.encode() + b">" + text + b")" if name in fields else text
+            return b"(" + (b"?P<%s>" % name.encode() if name in fields else b"?:") + text + b")"
 
-        request = take("method", rb'[^ "\\\n]*') + b"(?: " + take("path", _PATH) + b")?" + _REST
-        tail = rb'(?: "' + take("referer", _REST) + rb'" "' + take("ua", _REST) + rb'")?[^\n]*'
+        # A part that nothing is captured from is left to what follows it, which takes it too.
+        request, tail = _REST, b".*"
+        if fields & {"method", "path"}:
+            start = take("method", rb'[^ "\\\n]*') + b"(?: " + take("path", _PATH) + b")?"
+            request = start + request
+        if fields & {"referer", "ua"}:
+            tail = rb'(?: "' + take("referer", _REST) + rb'" "' + take("ua", _REST) + rb'")?' + tail
         line = (
             take("ip", rb"[^ \n]+")
-            + rb" [^ \n]+ (?!- [^\[])"
-            + take("user", rb"[^\[\n]+")
+            + rb" [^ \n]+ "
+            + take("user", rb"-|(?!- [^\[])[^\[\n]+")
             + rb" \[(?P<stamp>"
             + _STAMP
             + rb')\] "'
@@ -58,9 +63,9 @@ class LinePattern:
             + take("status", rb"[0-9]{3}")
             + b" "
             + take("size", rb"(?:[0-9]+|-)")
-            + (tail if fields & {"referer", "ua"} else rb"[^\n]*")
+            + tail
         )
-        self._rows = re.compile(rb"(?:" + line + rb"|[^\n]*)\n").findall
+        self._rows = re.compile(rb"(?:" + line + rb"|.*)\n").findall
         groups = re.compile(line).groupindex
         self.column = {name: index - 1 for name, index in groups.items()}
         """Where a field, or `stamp`, stands in a row."""
@@ -75,47 +80,48 @@ class LinePattern:
 class Stamps(dict[bytes, int]):
     """Seconds since the Unix epoch by the text of a timestamp; `BAD_STAMP` where it is no time.
 
-    Many lines share a second and nearly all share a day, so both are remembered.
+    Many lines share a second and more share a minute, so both are remembered.
     """
 
     MOST = 100_000  # remembered at once: a log runs through its seconds and does not come back
 
     def __init__(self) -> None:
         super().__init__()
-        self._days: dict[bytes, int] = {}
+        self._minutes: dict[bytes, int] = {}
         self.offset: int | None = None
         """Seconds east of UTC of the first timestamp: the log's own idea of the time of day."""
 
     def __missing__(self, stamp: bytes) -> int:
         if len(self) >= self.MOST:
             self.clear()
+            self._minutes.clear()
         seconds = self._parse(stamp) if stamp else BAD_STAMP
         self[stamp] = seconds
         return seconds
 
     def _parse(self, stamp: bytes) -> int:
-        day_and_offset = stamp[:12] + stamp[20:]
-        midnight = self._days.get(day_and_offset)
-        if midnight is None:
-            midnight = self._midnight(stamp)
-            self._days[day_and_offset] = midnight
-        hour, minute, second = int(stamp[12:14]), int(stamp[15:17]), int(stamp[18:20])
-        if midnight == BAD_STAMP or hour > 23 or minute > 59 or second > 60:
+        minute = stamp[:17] + stamp[20:]
+        start = self._minutes.get(minute)
+        if start is None:
+            start = self._minutes[minute] = self._start_of_minute(stamp)
+        second = int(stamp[18:20])
+        if start == BAD_STAMP or second > 60:
             return BAD_STAMP  # second 60 is a leap second, which falls on the next minute's first
-        return midnight + 3600 * hour + 60 * minute + second
+        return start + second
 
-    def _midnight(self, stamp: bytes) -> int:
+    def _start_of_minute(self, stamp: bytes) -> int:
+        hour, minute = int(stamp[12:14]), int(stamp[15:17])
         hours, minutes = int(stamp[22:24]), int(stamp[24:26])
-        if hours > 14 or minutes > 59:
+        if hour > 23 or minute > 59 or hours > 14 or minutes > 59:
             return BAD_STAMP
         east = (3600 * hours + 60 * minutes) * (-1 if stamp[21:22] == b"-" else 1)
         try:
             day = date(int(stamp[7:11]), _MONTHS[stamp[3:6]], int(stamp[:2]))
         except (KeyError, ValueError):
             return BAD_STAMP
-        midnight = 86_400 * (day.toordinal() - _EPOCH) - east
-        if not 86_400 <= midnight < 1 << 33:  # a clock in nanoseconds ends in the year 2262
+        start = 86_400 * (day.toordinal() - _EPOCH) + 3600 * hour + 60 * minute - east
+        if not 0 <= start < 1 << 33:  # a clock in nanoseconds begins in 1970 and ends in 2262
             return BAD_STAMP
         if self.offset is None:
             self.offset = east
-        return midnight
+        return start

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from headway.replay.requests import Requests
-from headway.replay.timeline import Fullest, Timeline
+from headway.replay.timeline import Timeline
 
 
 class Demand:
@@ -24,10 +24,10 @@ class Demand:
         self.clients: Counter[bytes] = Counter()
         """Requests by client."""
         self.timeline = Timeline()
-        self.seconds = Fullest()
-        """The second since the epoch with the most requests of all clients."""
-        self.minutes = Fullest()
-        """The minute since the epoch with the most requests of all clients."""
+        self.peak_per_second = 0
+        """The most requests of all clients in one second of the clock."""
+        self.peak_per_minute = 0
+        """The most requests of all clients in one minute of the clock."""
         self._peak_second: dict[bytes, int] = {}  # only clients with two requests in a second
         self._peak_minute: dict[bytes, int] = {}
         self._minute = 0  # the one that _this_minute counts
@@ -40,22 +40,22 @@ class Demand:
             self.first_ns = requests.times[0]
         self.last_ns = requests.times[-1]
         self.requests += len(keys)
-        start = 0
-        pending = 0  # where the requests that are not counted into the minute yet begin
+        self.peak_per_second = max(self.peak_per_second, *(count for _, count in requests.runs), 0)
+        start = pending = 0  # where a second begins, and what is not counted into a minute yet
         for second, count in requests.runs:
-            self.timeline.add(second, count)
-            self.seconds.add(second, count)
-            self.minutes.add(second // 60, count)
             if second // 60 != self._minute:
                 self._this_minute.update(keys[pending:start])
                 self._end_minute()
                 self._minute, pending = second // 60, start
-            if count > 1:
-                _raise_peaks(self._peak_second, Counter(keys[start : start + count]))
-            start += count
+            stop = start + count
+            if count > 1 and len(set(keys[start:stop])) < count:
+                _raise_peaks(self._peak_second, Counter(keys[start:stop]))
+            start = stop
         self._this_minute.update(keys[pending:])
+        self.timeline.add_runs(requests.runs)
 
     def _end_minute(self) -> None:
+        self.peak_per_minute = max(self.peak_per_minute, self._this_minute.total())
         self.clients.update(self._this_minute)
         _raise_peaks(self._peak_minute, self._this_minute)
         self._this_minute = Counter()

@@ -24,7 +24,17 @@ KEYS_AT_MOST = 1 << 22
 class Denials:
     """What one client was denied."""
 
-    __slots__ = ("_run", "count", "first_ns", "last_ns", "longest_run", "minutes")
+    __slots__ = (
+        "_in_minute",
+        "_minute",
+        "_run",
+        "count",
+        "first_ns",
+        "last_ns",
+        "longest_run",
+        "worst_minute",
+        "worst_minute_count",
+    )
 
     def __init__(self, now_ns: int) -> None:
         self.count = 0
@@ -32,18 +42,24 @@ class Denials:
         self.last_ns = now_ns
         self.longest_run = 0
         """The most of the client's requests in a row that were denied."""
-        self.minutes = Fullest()
-        """The minute since the epoch that held the most denials."""
+        self.worst_minute = self._minute = now_ns // MINUTE
+        """The minute since the epoch that held the most denials, the first of equals."""
+        self.worst_minute_count = self._in_minute = 0
         self._run = 0
 
     def add(self, now_ns: int) -> None:
         """One more, no earlier than the one before."""
         self.count += 1
         self.last_ns = now_ns
-        self._run += 1
-        if self._run > self.longest_run:
-            self.longest_run = self._run
-        self.minutes.add(now_ns // MINUTE)
+        self._run = run = self._run + 1
+        if run > self.longest_run:
+            self.longest_run = run
+        minute = now_ns // MINUTE
+        if minute != self._minute:
+            self._minute, self._in_minute = minute, 0
+        self._in_minute = here = self._in_minute + 1
+        if here > self.worst_minute_count:
+            self.worst_minute, self.worst_minute_count = minute, here
 
     def end_run(self) -> None:
         """The client was admitted again."""
@@ -106,6 +122,7 @@ class Lane:
             in_a_run[key] = client
         self.requests += len(keys)
         self.denied += len(denied)
-        for second, count in Counter(map(floordiv, denied, repeat(SECOND))).items():
-            self.timeline.add(second, count)
+        runs = Counter(map(floordiv, denied, repeat(SECOND))).items()
+        self.timeline.add_runs(runs)
+        for second, count in runs:
             self.minutes.add(second // 60, count)

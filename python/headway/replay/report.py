@@ -181,8 +181,8 @@ def log_report(demand: Demand, calendar: Calendar) -> LogReport:
         clients=len(demand.clients),
         first=calendar.instant(demand.first_ns),
         last=calendar.instant(demand.last_ns),
-        peak_per_second=demand.seconds.count,
-        peak_per_minute=demand.minutes.count,
+        peak_per_second=demand.peak_per_second,
+        peak_per_minute=demand.peak_per_minute,
     )
 
 
@@ -219,8 +219,8 @@ def _client_report(key: bytes, lane: Lane, demand: Demand, calendar: Calendar) -
         peak_per_minute=demand.peak_minute(key),
         first_denied=calendar.instant(denials.first_ns) or "",
         last_denied=calendar.instant(denials.last_ns) or "",
-        worst_minute=calendar.minute(denials.minutes.interval) or "",
-        worst_minute_denied=denials.minutes.count,
+        worst_minute=calendar.minute(denials.worst_minute) or "",
+        worst_minute_denied=denials.worst_minute_count,
     )
 
 

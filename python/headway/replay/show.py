@@ -20,6 +20,23 @@ class Sheet:
     title: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
+    dispensable: Sequence[int] = ()
+    """Columns that a narrow terminal does without, the first to go first."""
+
+    def widths(self) -> list[int]:
+        """How wide each column is, in characters."""
+        return [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+
+    def fitted(self, width: int) -> Sheet:
+        """This table without what has to go for lines of `width` characters."""
+        widths, gone = self.widths(), set[int]()
+        for column in self.dispensable:
+            if sum(w + 3 for i, w in enumerate(widths) if i not in gone) < width:
+                break
+            gone.add(column)
+        keep = [i for i in range(len(widths)) if i not in gone]
+        rows: list[Sequence[str]] = [[row[i] for i in keep] for row in self.rows]
+        return Sheet(self.title, [self.columns[i] for i in keep], rows)
 
 
 def show(report: Report, out: TextIO) -> None:
@@ -113,7 +130,8 @@ def _top(quota: QuotaReport) -> Sheet:
     title = f"Most limited by {quota.quota} ({quota.using})"
     if quota.clients_limited > len(quota.top):
         title += f": {len(quota.top)} of {quota.clients_limited:,} clients"
-    return Sheet(title, columns, [row(client) for client in quota.top])
+    rows = [row(client) for client in quota.top]
+    return Sheet(title, columns, rows, dispensable=(7, 8, 6, 5, 4, 9))
 
 
 def _offers(report: Report) -> Iterator[str | Sheet]:
@@ -124,7 +142,7 @@ def _offers(report: Report) -> Iterator[str | Sheet]:
     for unit in by_unit:
         columns += [UNITS[unit], "denies"]
     title = "Which limit should I set? The smallest quotas, and the clients / requests they deny"
-    sheet = Sheet(f"{title} ({report.using})", columns)
+    sheet = Sheet(f"{title} ({report.using})", columns, dispensable=(2, 4, 6))
     for offers in zip(*by_unit.values(), strict=True):
         row = [f"{offers[0].percentile:g} % of clients"]
         for offer in offers:
@@ -205,10 +223,9 @@ def _share(value: float) -> str:
 
 
 def _plain(sheet: Sheet) -> str:
-    rows = [sheet.columns, *sheet.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = sheet.widths()
     lines = ["", sheet.title]
-    for number, row in enumerate(rows):
+    for number, row in enumerate([sheet.columns, *sheet.rows]):
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
@@ -227,6 +244,7 @@ def _show_rich(parts: Sequence[str | Sheet], out: TextIO) -> None:
         if isinstance(part, str):
             console.print(Text(part))  # Text: what a log holds is never markup
             continue
+        part = part.fitted(console.width)
         table = Table(title=Text(part.title, style="bold"), title_justify="left")
         for number, name in enumerate(part.columns):
             first = number == 0

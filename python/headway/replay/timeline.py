@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 WIDTHS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400, 604_800)
 """Widths that a bin may have, in seconds. They divide minutes, hours, days or weeks."""
 
@@ -16,12 +18,18 @@ class Timeline:
         self.bins: dict[int, int] = {}
         """Events by bin; bin b starts b * width seconds after the Unix epoch."""
 
-    def add(self, second: int, count: int) -> None:
-        """`count` events in `second`."""
-        where = second // self.width
-        self.bins[where] = self.bins.get(where, 0) + count
-        if len(self.bins) > self._most and self.width != WIDTHS[-1]:
-            self.widen(next(width for width in WIDTHS if width > self.width))
+    def add_runs(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Events by second: (second since the Unix epoch, how many)."""
+        bins, width, most = self.bins, self.width, self._most
+        for second, count in runs:
+            where = second // width
+            if where in bins:
+                bins[where] += count
+                continue
+            bins[where] = count
+            if len(bins) > most and width != WIDTHS[-1]:
+                self.widen(next(wider for wider in WIDTHS if wider > width))
+                bins, width = self.bins, self.width
 
     def widen(self, width: int) -> None:
         """Makes bins `width` seconds wide: one of `WIDTHS`, no less than the present one."""
