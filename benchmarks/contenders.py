@@ -96,12 +96,14 @@ def pyrate_limiter_(kind: str) -> Any:
 
 def headway_limits(using: str) -> Contender:
     """`limit("k")` of headway."""
-    return Contender(
-        f"headway {using}",
-        HEADWAY,
-        'limit("k")',
-        lambda: {"limit": headway_limiter(using).limit},
-    )
+
+    def make() -> Mapping[str, Any]:
+        limiter = headway_limiter(using)
+        if not limiter.limit("k"):
+            raise RuntimeError(f"headway {using} denies what this benchmark wants admitted")
+        return {"limit": limiter.limit}
+
+    return Contender(f"headway {using}", HEADWAY, 'limit("k")', make)
 
 
 def throttled_limits(using: str) -> Contender:

@@ -97,7 +97,7 @@ def _report(times: dict[str, list[float]]) -> Report:
         )
     report.notes.append(
         "10^6 keys do not fit the caches: that figure, for information, is mostly the memory's. "
-        "Its keys are read in the order of a shuffled list, 2^19 of them."
+        "The bytes of the keys asked for lie in the order of use."
     )
     if sys.platform != "linux":
         report.notes.append("not Linux: the locks are pthread mutexes here, a futex word there")

@@ -16,9 +16,9 @@ from benchmarks.machine import resident_bytes
 
 def fill(contender: str, count: int) -> object:
     """A limiter that holds `count` keys, each with one call. Imports happen in here."""
-    from benchmarks import keys
+    from benchmarks.keys_fill import FILLERS
 
-    use, owner = keys.FILLERS[contender](count)
+    use, owner = FILLERS[contender](count)
     for i in range(count):
         use(f"{i:016d}")
     return owner

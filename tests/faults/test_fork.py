@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 PREAMBLE = """
-import os, sys, threading, time, warnings
+import os, sys, threading, time, traceback, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from headway import MemoryStore, Throttled, TokenBucket, VirtualClock, per_sec
 
@@ -31,6 +31,11 @@ def until(condition):
         assert time.monotonic() < end, "not seen within 30 s"
         time.sleep(0.001)
 
+def start(work):
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
 def in_child(work):
     pid = os.fork()
     if pid == 0:
@@ -38,6 +43,8 @@ def in_child(work):
         try:
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -69,16 +76,14 @@ store = MemoryStore(clock=clock)
 throttle = Throttled(key="key", using="gcra", quota=per_sec(1), store=store)
 throttle.limit()
 served = []
-waiter = threading.Thread(target=lambda: served.append(bool(throttle.limit(timeout=100))))
-waiter.start()
+waiter = start(lambda: served.append(bool(throttle.limit(timeout=100))))
 until(lambda: throttle.limit().state.retry_after == 2)
 
 def work():
     assert throttle.limit().state.retry_after == 1, "a waiter of the parent stands in line here"
     clock.advance(1)
     assert throttle.limit()
-    worker = threading.Thread(target=lambda: throttle.limit(timeout=100))
-    worker.start()
+    worker = start(lambda: throttle.limit(timeout=100))
     until(lambda: throttle.limit().state.retry_after == 2)
     clock.advance(1)
     worker.join(30)
@@ -102,16 +107,14 @@ def test_a_child_uses_a_token_bucket_at_once_while_the_parent_s_thread_waits(
 clock = VirtualClock(10**18)
 bucket = TokenBucket(2, 1, clock=clock)
 served = []
-waiter = threading.Thread(target=lambda: (bucket.wait(3), served.append(True)))
-waiter.start()
+waiter = start(lambda: (bucket.wait(3), served.append(True)))
 until(lambda: bucket.tokens == 0)
 
 def work():
     clock.advance(10)
     assert bucket.allow(2)
     assert not bucket.allow(2)
-    worker = threading.Thread(target=bucket.wait)
-    worker.start()
+    worker = start(bucket.wait)
     clock.advance(1)
     worker.join(30)
     assert not worker.is_alive()
@@ -143,9 +146,7 @@ def hammer(number):
         bucket.allow()
         MemoryStore(clock=VirtualClock())
 
-threads = [threading.Thread(target=hammer, args=(number,)) for number in range(4)]
-for thread in threads:
-    thread.start()
+threads = [start(lambda number=number: hammer(number)) for number in range(4)]
 
 def work():
     for number in range(3000):

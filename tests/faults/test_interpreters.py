@@ -39,7 +39,7 @@ throttle = Throttled(key="key", quota="2/m; 10/h", store=MemoryStore(clock=Virtu
 assert throttle.limit() and throttle.limit() and not throttle.limit()
 assert type(throttle.limit().state) is headway.RateLimitState
 calls = []
-@Throttled(key="key", quota=per_min(1))
+@Throttled(key="key", quota=per_min(1), store=MemoryStore())
 def work():
     calls.append(1)
 work()

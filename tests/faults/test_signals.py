@@ -29,10 +29,13 @@ def until(condition):
         assert time.monotonic() < end, "not seen within 30 s"
         time.sleep(0.001)
 
-def once(condition, act):
-    thread = threading.Thread(target=lambda: (until(condition), act()), daemon=True)
+def start(work):
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+def once(condition, act):
+    return start(lambda: (until(condition), act()))
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
@@ -71,6 +74,24 @@ print(bool(throttle.limit()))
     assert out.split() == ["interrupted", "0", "True"]
 
 
+def test_no_interrupt_is_lost_however_close_to_the_falling_asleep_it_comes(
+    program: Callable[[str], str],
+) -> None:
+    """The waiter joins the line, and only then falls asleep: a signal in between must end the wait
+    too.
+    """
+    out = program("""
+for turn in range(300):
+    once(lambda: in_line() == 1, interrupt)
+    try:
+        patient.limit()
+    except KeyboardInterrupt:
+        pass
+print("done")
+""")
+    assert out.split() == ["done"]
+
+
 def test_an_interrupted_waiter_loses_no_slot_for_those_behind_it(
     program: Callable[[str], str],
 ) -> None:
@@ -79,8 +100,7 @@ served = []
 def behind():
     until(lambda: in_line() == 1)
     served.append(bool(patient.limit()))
-worker = threading.Thread(target=behind)
-worker.start()
+worker = start(behind)
 once(lambda: in_line() == 2, interrupt)
 try:
     patient.limit()
@@ -100,9 +120,7 @@ def waiter(place):
     until(lambda: in_line() == place)
     patient.limit()
     order.append(place)
-threads = [threading.Thread(target=waiter, args=(place,)) for place in (0, 2, 3)]
-for thread in threads:
-    thread.start()
+threads = [start(lambda place=place: waiter(place)) for place in (0, 2, 3)]
 until(lambda: in_line() == 1)
 once(lambda: in_line() == 4, interrupt)
 try:
@@ -153,8 +171,7 @@ except Stop:
 def test_a_signal_does_not_end_the_wait_of_another_thread(program: Callable[[str], str]) -> None:
     out = program("""
 result = []
-worker = threading.Thread(target=lambda: result.append(bool(patient.limit())))
-worker.start()
+worker = start(lambda: result.append(bool(patient.limit())))
 until(lambda: in_line() == 1)
 try:
     interrupt()
@@ -220,8 +237,9 @@ for turn in range(100):
     except KeyboardInterrupt:
         pass
     helper.join(30)
-    assert in_line() == 0 and throttle.peek().remaining <= 1, turn
+    assert throttle.peek().remaining <= 1, turn
     throttle.limit()
+    assert in_line() == 0, turn
     clock.advance(1)
     assert throttle.limit() and not throttle.limit(), turn
 print("done")
@@ -232,10 +250,10 @@ print("done")
 def test_a_program_that_ends_while_threads_wait_ends_cleanly(program: Callable[[str], str]) -> None:
     out = program("""
 for _ in range(8):
-    threading.Thread(target=patient.limit, daemon=True).start()
+    start(patient.limit)
 bucket = TokenBucket(1, 0.001)
 bucket.allow()
-threading.Thread(target=bucket.wait, daemon=True).start()
+start(bucket.wait)
 until(lambda: in_line() == 8)
 print("bye")
 """)

@@ -90,7 +90,10 @@ def _run(args: argparse.Namespace) -> int:
             source.file.close()
     suggestions = None
     if replay.schedules is not None:
-        suggestions = suggest(replay.schedules, using=args.using, cost=cost)
+        try:
+            suggestions = suggest(replay.schedules, using=args.using, cost=cost)
+        except KeyboardInterrupt:
+            replay = replay._replace(interrupted=True)
     calendar = Calendar(stamps.offset)
     report = _report(args, selection, replay, suggestions, calendar)
     if args.plot is not None:

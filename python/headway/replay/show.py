@@ -20,8 +20,8 @@ class Sheet:
     title: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
-    dispensable: Sequence[int] = ()
-    """Columns that a narrow terminal does without, the first to go first."""
+    dispensable: Sequence[Sequence[int]] = ()
+    """Groups of columns that a narrow terminal does without, the first to go first."""
 
     def widths(self) -> list[int]:
         """How wide each column is, in characters."""
@@ -30,10 +30,10 @@ class Sheet:
     def fitted(self, width: int) -> Sheet:
         """This table without what has to go for lines of `width` characters."""
         widths, gone = self.widths(), set[int]()
-        for column in self.dispensable:
+        for columns in self.dispensable:
             if sum(w + 3 for i, w in enumerate(widths) if i not in gone) < width:
                 break
-            gone.add(column)
+            gone.update(columns)
         keep = [i for i in range(len(widths)) if i not in gone]
         rows: list[Sequence[str]] = [[row[i] for i in keep] for row in self.rows]
         return Sheet(self.title, [self.columns[i] for i in keep], rows)
@@ -48,7 +48,9 @@ def show(report: Report, out: TextIO) -> None:
             return
         except ImportError:
             pass
-    for part in parts:
+    for before, part in zip([None, *parts], parts, strict=False):
+        if before is not None and not (isinstance(before, str) and isinstance(part, str)):
+            out.write("\n")  # around a table
         out.write((part if isinstance(part, str) else _plain(part)) + "\n")
     out.flush()
 
@@ -131,7 +133,7 @@ def _top(quota: QuotaReport) -> Sheet:
     if quota.clients_limited > len(quota.top):
         title += f": {len(quota.top)} of {quota.clients_limited:,} clients"
     rows = [row(client) for client in quota.top]
-    return Sheet(title, columns, rows, dispensable=(7, 8, 6, 5, 4, 9))
+    return Sheet(title, columns, rows, dispensable=((7,), (8,), (6,), (5,), (4,), (9,)))
 
 
 def _offers(report: Report) -> Iterator[str | Sheet]:
@@ -142,7 +144,7 @@ def _offers(report: Report) -> Iterator[str | Sheet]:
     for unit in by_unit:
         columns += [UNITS[unit], "denies"]
     title = "Which limit should I set? The smallest quotas, and the clients / requests they deny"
-    sheet = Sheet(f"{title} ({report.using})", columns, dispensable=(2, 4, 6))
+    sheet = Sheet(f"{title} ({report.using})", columns, dispensable=(range(2, len(columns), 2),))
     for offers in zip(*by_unit.values(), strict=True):
         row = [f"{offers[0].percentile:g} % of clients"]
         for offer in offers:
@@ -224,14 +226,14 @@ def _share(value: float) -> str:
 
 def _plain(sheet: Sheet) -> str:
     widths = sheet.widths()
-    lines = ["", sheet.title]
+    lines = [sheet.title]
     for number, row in enumerate([sheet.columns, *sheet.rows]):
         cells = [row[0].ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
         if number == 0:
             lines.append("  ".join("-" * width for width in widths))
-    return "\n".join((*lines, ""))
+    return "\n".join(lines)
 
 
 def _show_rich(parts: Sequence[str | Sheet], out: TextIO) -> None:

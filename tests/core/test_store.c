@@ -1,0 +1,290 @@
+/* The store, with many threads and real time: admitted is exact, waiters are served in order and never early. Also what TSan
+ * looks at: nothing here has a GIL to hide behind. */
+#include <pthread.h>
+#include <string.h>
+
+#include "bucket.h"
+#include "check.h"
+#include "store.h"
+
+#define THREADS 8
+#define CALLS 20000
+
+struct two_rules {
+    struct plan plan;
+    struct rule room[2];
+};
+
+static struct two_rules plan_of(int64_t limit, int64_t period_ns, int64_t burst, int rules) {
+    struct two_rules p = {.plan = {.algorithm = GCRA, .line_space = GCRA, .count = rules}};
+    struct quota_error error;
+    for (int i = 0; i < rules; i++) {
+        quota_init(&p.plan.rules[i].quota, limit * (i + 1), period_ns, burst * (i + 1), &error);
+        p.plan.rules[i].space = (uint32_t)(i + 1) << SPACE_ALGORITHM_BITS | GCRA;
+    }
+    return p;
+}
+
+static struct table_key key_of(const char *text) {
+    uint64_t h = strlen(text);
+    for (const char *c = text; *c != 0; c++) {
+        h = h * 31 + (unsigned char)*c;
+    }
+    return (struct table_key){.hash = check_random(&h), .bytes = text, .length = strlen(text)};
+}
+
+/* ---- deciding ---- */
+
+struct hammer {
+    struct store *store;
+    const struct plan *plan;
+    int keys;
+    int64_t admitted;
+};
+
+static void *hammer(void *argument) {
+    struct hammer *h = argument;
+    char text[32];
+    for (int i = 0; i < CALLS; i++) {
+        struct outcome out;
+        sprintf(text, "key %d", i % h->keys);
+        struct table_key key = key_of(text);
+        store_limit(h->store, h->plan, &key, 1, &out);
+        h->admitted += out.kind == OUTCOME_ADMITTED;
+    }
+    return NULL;
+}
+
+static void threads_are_admitted_exactly(int keys, int rules) {
+    struct store store;
+    struct two_rules p = plan_of(100, 86400 * NS_PER_S, 100, rules);
+    pthread_t threads[THREADS];
+    struct hammer hammers[THREADS];
+    int64_t admitted = 0;
+    CHECK(store_init(&store, 65536, TABLE_EVICT, NULL, 1));
+    for (int i = 0; i < THREADS; i++) {
+        hammers[i] = (struct hammer){&store, &p.plan, keys, 0};
+        pthread_create(&threads[i], NULL, hammer, &hammers[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        admitted += hammers[i].admitted;
+    }
+    CHECK_EQUAL(admitted, 100 * keys);
+    store_destroy(&store);
+}
+
+static void *flood(void *argument) {
+    struct hammer *h = argument;
+    char text[32];
+    for (int i = 0; i < CALLS; i++) {
+        struct outcome out;
+        sprintf(text, "%p %d", argument, i);
+        struct table_key key = key_of(text);
+        store_limit(h->store, h->plan, &key, 1, &out);
+        h->admitted += out.kind == OUTCOME_ADMITTED;
+    }
+    return NULL;
+}
+
+static void a_flood_from_many_threads_keeps_the_ceiling(void) {
+    struct store store;
+    struct two_rules p = plan_of(100, 86400 * NS_PER_S, 100, 1);
+    pthread_t threads[THREADS];
+    struct hammer hammers[THREADS];
+    CHECK(store_init(&store, 5000, TABLE_EVICT, NULL, 1));
+    for (int i = 0; i < THREADS; i++) {
+        hammers[i] = (struct hammer){&store, &p.plan, 0, 0};
+        pthread_create(&threads[i], NULL, flood, &hammers[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_EQUAL(hammers[i].admitted, CALLS);
+    }
+    CHECK(store.table.keys <= 5000);
+    CHECK(store.table.keys > 5000 - 2 * THREADS);
+    store_destroy(&store);
+}
+
+/* ---- waiting ---- */
+
+struct sleeper {
+    struct store_waiter waiter;
+    struct parker parker;
+};
+
+static void wake(struct waiter *w) {
+    parker_wake(&((struct sleeper *)w)->parker);
+}
+
+static bool wait_for(struct store *store, const struct plan *p, const char *text, int64_t timeout_ns) {
+    struct sleeper s;
+    struct table_key key = key_of(text);
+    int64_t until;
+    parker_init(&s.parker);
+    s.waiter.waiter.wake = wake;
+    bool decided = store_wait_begin(store, p, &key, 1, timeout_ns, &s.waiter, &until);
+    while (!decided) {
+        parker_sleep(&s.parker, store->clock == NULL ? until : PARK_FOREVER);
+        decided = store_wait_check(&s.waiter, &until);
+    }
+    parker_destroy(&s.parker);
+    return s.waiter.outcome.kind == OUTCOME_ADMITTED;
+}
+
+struct queue {
+    struct store *store;
+    const struct plan *plan;
+    int64_t admitted[50]; /* instants */
+    bool failed;
+};
+
+static void *stand_in_line(void *argument) {
+    struct queue *q = argument;
+    for (int i = 0; i < 50; i++) {
+        if (!wait_for(q->store, q->plan, "k", PARK_FOREVER)) {
+            q->failed = true;
+        }
+        q->admitted[i] = clock_now();
+    }
+    return NULL;
+}
+
+static int by_time(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void waiters_are_never_early(void) {
+    struct store store;
+    struct two_rules p = plan_of(1000, NS_PER_S, 5, 1);
+    static struct queue queues[THREADS];
+    pthread_t threads[THREADS];
+    static int64_t all[THREADS * 50];
+    CHECK(store_init(&store, 100, TABLE_EVICT, NULL, 1));
+    int64_t start = clock_now();
+    for (int i = 0; i < THREADS; i++) {
+        queues[i] = (struct queue){.store = &store, .plan = &p.plan};
+        pthread_create(&threads[i], NULL, stand_in_line, &queues[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK(!queues[i].failed);
+        memcpy(&all[i * 50], queues[i].admitted, sizeof queues[i].admitted);
+    }
+    qsort(all, THREADS * 50, sizeof all[0], by_time);
+    for (int i = 0; i < THREADS * 50; i++) { /* the n-th call comes no earlier than the quota gives it */
+        CHECK(all[i] >= start + (i - 4) * NS_PER_MS);
+    }
+    CHECK_EQUAL(store.line_count, 0);
+    store_destroy(&store);
+}
+
+static void a_wait_that_is_too_long_is_denied_at_once(void) {
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(1, NS_PER_S, 1, 1);
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, 1));
+    CHECK(wait_for(&store, &p.plan, "k", NS_PER_S));
+    CHECK(!wait_for(&store, &p.plan, "k", NS_PER_S - 1));
+    CHECK_EQUAL(store.line_count, 0);
+    virtual_clock_set(&clock, 2 * NS_PER_S);
+    CHECK(wait_for(&store, &p.plan, "k", 1));
+    store_destroy(&store);
+}
+
+static void a_waiter_that_leaves_makes_room_for_the_next(void) {
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(1, NS_PER_S, 1, 1);
+    struct sleeper first, second;
+    struct table_key key = key_of("k");
+    struct outcome out;
+    int64_t until;
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, 1));
+    store_limit(&store, &p.plan, &key, 1, &out);
+    parker_init(&first.parker);
+    parker_init(&second.parker);
+    first.waiter.waiter.wake = second.waiter.waiter.wake = wake;
+    CHECK(!store_wait_begin(&store, &p.plan, &key, 1, 10 * NS_PER_S, &first.waiter, &until));
+    CHECK(!store_wait_begin(&store, &p.plan, &key, 1, 10 * NS_PER_S, &second.waiter, &until));
+    CHECK_EQUAL(second.waiter.waiter.due, 3 * NS_PER_S);
+    store_wait_cancel(&first.waiter, &key);
+    virtual_clock_set(&clock, 2 * NS_PER_S);
+    CHECK(store_wait_check(&second.waiter, &until));
+    CHECK_EQUAL(second.waiter.outcome.kind, OUTCOME_ADMITTED);
+    /* Served, and then not wanted: the slot goes back. */
+    virtual_clock_set(&clock, 2 * NS_PER_S);
+    store_wait_cancel(&second.waiter, &key);
+    store_limit(&store, &p.plan, &key, 1, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_ADMITTED);
+    CHECK_EQUAL(store.line_count, 0);
+    store_destroy(&store);
+}
+
+/* ---- a bucket of its own ---- */
+
+struct drain {
+    struct bucket *bucket;
+    int taken;
+};
+
+static void *drain(void *argument) {
+    struct drain *d = argument;
+    for (int i = 0; i < CALLS; i++) {
+        d->taken += bucket_take(d->bucket, 1);
+    }
+    return NULL;
+}
+
+static void a_bucket_gives_what_it_holds(void) {
+    struct bucket bucket;
+    pthread_t threads[THREADS];
+    struct drain drains[THREADS];
+    int taken = 0;
+    CHECK(bucket_init(&bucket, 1000, 0.0001, NULL));
+    for (int i = 0; i < THREADS; i++) {
+        drains[i] = (struct drain){&bucket, 0};
+        pthread_create(&threads[i], NULL, drain, &drains[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        taken += drains[i].taken;
+    }
+    CHECK_EQUAL(taken, 1000);
+    bucket_destroy(&bucket);
+}
+
+static void capacity_tokens_fit_at_one_instant_whatever_the_rate(void) {
+    struct virtual_clock clock;
+    uint64_t seed = 3;
+    virtual_clock_init(&clock, NS_PER_S);
+    for (int round = 0; round < 2000; round++) {
+        struct bucket bucket;
+        int capacity = 1 + (int)(check_random(&seed) % 50);
+        CHECK(bucket_init(&bucket, capacity, 1 + (double)(check_random(&seed) % 100000) / 7, &clock));
+        for (int i = 0; i < capacity; i++) {
+            CHECK(bucket_take(&bucket, 1));
+        }
+        CHECK(!bucket_take(&bucket, 1e-6));
+        bucket_destroy(&bucket);
+    }
+}
+
+int main(void) {
+    clock_start();
+    fork_start();
+    bucket_start();
+    threads_are_admitted_exactly(1, 1);
+    threads_are_admitted_exactly(50, 1);
+    threads_are_admitted_exactly(50, 2);
+    a_flood_from_many_threads_keeps_the_ceiling();
+    waiters_are_never_early();
+    a_wait_that_is_too_long_is_denied_at_once();
+    a_waiter_that_leaves_makes_room_for_the_next();
+    a_bucket_gives_what_it_holds();
+    capacity_tokens_fit_at_one_instant_whatever_the_rate();
+    return check_end("store");
+}
