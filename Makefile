@@ -47,7 +47,10 @@ build: $(VENV)/.done-build ## build the C core and install headway in .venv, edi
 # --- what a visitor runs
 
 demo: $(VENV)/.done-build $(VENV)/.done-extra-demo ## a real server, real clients, and a live table of who was let in
-	@$(VENV)/bin/headway demo
+	@mkdir -p build
+	@$(VENV)/bin/headway demo --log build/demo-access.log --plot build/demo.png
+	@echo
+	@$(VENV)/bin/headway replay build/demo-access.log --quota "10/s burst 20"
 
 test: $(VENV)/.done-build $(VENV)/.done-extra-test ## every test: C (plain, ASan, UBSan), Python, and other Pythons found
 	@$(PY) scripts/run_tests.py

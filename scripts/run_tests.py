@@ -11,6 +11,7 @@ something failed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -56,8 +57,8 @@ def say(line: str) -> None:
 def stream(command: Sequence[str | Path], seconds: float, *, show: bool) -> tuple[int, str]:
     """Runs a command and returns its status and output; shows the output as it comes, or not.
 
-    The command gets a process group of its own, so that the deadline, or Ctrl-C here, ends the
-    workers that it started too.
+    The command gets a process group of its own, and whatever is left of that group is ended with
+    the command, at its deadline, or by Ctrl-C here: a test that died leaves no program behind.
     """
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -65,29 +66,35 @@ def stream(command: Sequence[str | Path], seconds: float, *, show: bool) -> tupl
     assert process.stdout is not None
     late = threading.Event()
 
-    def stop() -> None:
-        late.set()
-        os.killpg(process.pid, signal.SIGKILL)
+    def end_group() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
-    watch = threading.Timer(seconds, stop)
-    watch.start()
+    def watch() -> None:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            late.set()
+        end_group()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     lines: list[str] = []
     try:
         for raw in process.stdout:
             lines.append(raw.decode(errors="replace"))
             if show:
                 print(end=lines[-1], flush=True)
-        status = process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        end_group()
         raise
     finally:
-        watch.cancel()
+        watcher.join()
     if late.is_set():
         lines.append(f"stopped: not finished after {seconds:.0f} s\n")
         if show:
             print(end=lines[-1], flush=True)
-    return status, "".join(lines)
+    return process.wait(), "".join(lines)
 
 
 def count_of(output: str, status: int) -> tuple[Count, str]:
@@ -189,7 +196,7 @@ def run_on(name: str, python: Path) -> Count:
         [*pip, "--no-build-isolation", "--no-deps", "--force-reinstall", "."],
         [inside, "-c", "import headway._core"],
     ]
-    if not all(has_module(inside, m) for m in ("pytest", "xdist", "hypothesis")):
+    if not all(has_module(inside, m) for m in ("pytest", "xdist", "pytest_timeout", "hypothesis")):
         steps.append([*pip, *of_extra("test-fast")])
     for step in steps:
         if status == 0:
@@ -258,4 +265,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Being terminated must end what runs below, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,11 @@
 #include "algorithm.h"
 
 const char *const algorithm_names[ALGORITHM_COUNT] = {
-    [FIXED_WINDOW] = "fixed_window",     [SLIDING_WINDOW] = "sliding_window", [TOKEN_BUCKET] = "token_bucket",
-    [LEAKING_BUCKET] = "leaking_bucket", [GCRA] = "gcra",
+    [FIXED_WINDOW] = "fixed_window",
+    [SLIDING_WINDOW] = "sliding_window",
+    [TOKEN_BUCKET] = "token_bucket",
+    [LEAKING_BUCKET] = "leaking_bucket",
+    [GCRA] = "gcra",
 };
 
 bool algorithm_step(enum algorithm_id id, struct state *s, const struct quota *q, int64_t cost, int64_t now) {

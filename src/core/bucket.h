@@ -17,9 +17,9 @@
 struct bucket_line;
 
 struct bucket {
-    uint64_t arrival[2]; /* theoretical arrival time, a 128-bit number of 2^-32 ns; low word first */
-    double capacity;     /* tokens; finite and positive */
-    double rate;         /* tokens a second; finite and positive */
+    uint64_t arrival[2];         /* theoretical arrival time, a 128-bit number of 2^-32 ns; low word first */
+    double capacity;             /* tokens; finite and positive */
+    double rate;                 /* tokens a second; finite and positive */
     struct virtual_clock *clock; /* NULL: real time; borrowed */
     struct bucket_line *line;
 };

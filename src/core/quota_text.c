@@ -13,8 +13,7 @@
 
 #include "quota.h"
 
-#define UNITS_EXPECTED                                                                                                 \
-    "us/microsecond, ms/millisecond, s/sec/second, m/min/minute, h/hr/hour, d/day or w/wk/week"
+#define UNITS_EXPECTED "us/microsecond, ms/millisecond, s/sec/second, m/min/minute, h/hr/hour, d/day or w/wk/week"
 
 static const struct {
     const char *name;
@@ -54,8 +53,8 @@ static const struct {
 };
 
 struct reader {
-    const char *at, *end;     /* what is left of the rule */
-    const char *rule;         /* the whole rule, for messages */
+    const char *at, *end; /* what is left of the rule */
+    const char *rule;     /* the whole rule, for messages */
     int rule_length;
     struct quota_error *error;
 };
@@ -152,8 +151,7 @@ static bool read_period(struct reader *r, int64_t *period_ns) {
 }
 
 static bool read_rule(struct reader *r, struct quota *q) {
-    static const char form[] =
-        "expected '<n>/<unit>' or '<n> per <unit>', optionally followed by 'burst <n>'";
+    static const char form[] = "expected '<n>/<unit>' or '<n> per <unit>', optionally followed by 'burst <n>'";
     int64_t limit, period_ns = 0, burst;
     char word[16];
     const char *start;
@@ -224,7 +222,8 @@ int quota_parse(const char *text, size_t length, struct quota rules[QUOTA_RULES_
         at = stop + 1;
     }
     if (count == 0) {
-        snprintf(error->text, sizeof error->text, "Invalid quota: must be a non-empty string such as '100/s burst 200'.");
+        snprintf(error->text, sizeof error->text,
+                 "Invalid quota: must be a non-empty string such as '100/s burst 200'.");
     }
     return count;
 }

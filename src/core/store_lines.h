@@ -16,6 +16,6 @@ void store_limit_behind(struct store *s, const struct plan *p, const struct tabl
                         struct outcome *out);
 void store_lines_serve(struct store *s, int64_t now);
 void store_lines_serve_through(struct store *s, int64_t now); /* the clock has jumped to `now` */
-void store_lines_forget(struct store *s); /* frees the lines; their waiters are gone */
+void store_lines_forget(struct store *s);                     /* frees the lines; their waiters are gone */
 
 #endif

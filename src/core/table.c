@@ -247,10 +247,9 @@ void table_remove(struct table *t, struct shard *s, uint32_t cell) {
 
 /* ---- making room ---- */
 
-/* Is it the key being inserted, under another space? Its first bytes decide: an unlucky stranger is merely spared. */
+/* Is it the key being inserted, under another space? Its hash decides: once in 2^32 a stranger is spared. */
 static bool is_kin(const struct cell *c, const struct table_key *key) {
-    size_t n = key->length < CELL_INLINE ? key->length : CELL_INLINE;
-    return c->key_last == (uint16_t)(key->length - 1) && memcmp(c->key, key->bytes, n) == 0;
+    return c->hash == mixed(c->space, key->hash);
 }
 
 /* Drops every expired key of the shard but `spared`'s. How many. */

@@ -37,9 +37,9 @@ struct cell {
     uint32_t hash;  /* of space and key */
     uint32_t space; /* or CELL_FREE, CELL_REST */
     struct state state;
-    float scale;   /* see algorithm_share */
-    uint32_t used; /* when last admitted, in units of 2^20 ns */
-    uint32_t next; /* the cell with the rest of the key, or the next free one */
+    float scale;       /* see algorithm_share */
+    uint32_t used;     /* when last admitted, in units of 2^20 ns */
+    uint32_t next;     /* the cell with the rest of the key, or the next free one */
     uint16_t key_last; /* length of the key - 1 */
     char key[CELL_INLINE];
 };

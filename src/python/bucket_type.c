@@ -46,8 +46,7 @@ static int bucket_type_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     if (m == NULL ||
         !PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$O:TokenBucket", names, &capacity_object, &rate_object,
                                      &clock) ||
-        positive(capacity_object, "capacity", &capacity) < 0 ||
-        positive(rate_object, "tokens_per_second", &rate) < 0) {
+        positive(capacity_object, "capacity", &capacity) < 0 || positive(rate_object, "tokens_per_second", &rate) < 0) {
         return -1;
     }
     if (clock != Py_None && !Py_IS_TYPE(clock, m->clock)) {
@@ -84,7 +83,8 @@ static void bucket_dealloc(BucketObject *self) {
 }
 
 /* allow(tokens=1) and its like: by position or by name, 1 by default. */
-static int tokens_argument(PyObject *const *args, Py_ssize_t nargs, PyObject *names, const char *method, double *tokens) {
+static int tokens_argument(PyObject *const *args, Py_ssize_t nargs, PyObject *names, const char *method,
+                           double *tokens) {
     Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
     *tokens = 1;
     if (nargs + named == 0) {
@@ -95,8 +95,7 @@ static int tokens_argument(PyObject *const *args, Py_ssize_t nargs, PyObject *na
         return -1;
     }
     if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "tokens") != 0) {
-        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", method,
-                     PyTuple_GET_ITEM(names, 0));
+        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", method, PyTuple_GET_ITEM(names, 0));
         return -1;
     }
     return positive(args[0], "tokens", tokens);
@@ -177,7 +176,7 @@ static PyGetSetDef bucket_attributes[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 #define WITH_KEYWORDS(f) ((PyCFunction)(void (*)(void))(f))
-#define ALLOW_DOC                                                                                                      \
+#define ALLOW_DOC                                                                                                            \
     "($self, /, tokens=1)\n--\n\nTakes `tokens` if they are there: True, else False and nothing is taken. Never blocks.\n\n" \
     "While others wait() nobody overtakes them. Raises ValueError when tokens is not positive. Source: token-bucket.md."
 static PyMethodDef bucket_methods[] = {

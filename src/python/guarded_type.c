@@ -94,6 +94,16 @@ static PyObject *guarded_repr(GuardedObject *self) {
     return PyUnicode_FromFormat("<limited %R>", self->function);
 }
 
+/* Frameworks tell a handler from an application by isinstance(handler, types.FunctionType) and then read the code's flags. */
+static PyObject *guarded_class(GuardedObject *self, void *unused) {
+    (void)unused;
+    return Py_NewRef(PyFunction_Check(self->function) ? Py_TYPE(self->function) : Py_TYPE(self));
+}
+
+static PyObject *guarded_forward(GuardedObject *self, void *name) {
+    return PyObject_GetAttrString(self->function, name);
+}
+
 static PyMemberDef guarded_members[] = {
     {"__dictoffset__", T_PYSSIZET, offsetof(GuardedObject, dict), READONLY, NULL},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(GuardedObject, weakrefs), READONLY, NULL},
@@ -103,6 +113,12 @@ static PyMemberDef guarded_members[] = {
 };
 static PyGetSetDef guarded_attributes[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"__class__", (getter)guarded_class, NULL, NULL, NULL},
+    {"__code__", (getter)guarded_forward, NULL, NULL, "__code__"},
+    {"__defaults__", (getter)guarded_forward, NULL, NULL, "__defaults__"},
+    {"__kwdefaults__", (getter)guarded_forward, NULL, NULL, "__kwdefaults__"},
+    {"__globals__", (getter)guarded_forward, NULL, NULL, "__globals__"},
+    {"__closure__", (getter)guarded_forward, NULL, NULL, "__closure__"},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyMethodDef guarded_methods[] = {
@@ -110,7 +126,8 @@ static PyMethodDef guarded_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot guarded_slots[] = {
-    {Py_tp_doc, "A function behind a limiter: calling it raises LimitedError when denied. Made by Throttled's decorator."},
+    {Py_tp_doc,
+     "A function behind a limiter: calling it raises LimitedError when denied. Made by Throttled's decorator."},
     {Py_tp_new, guarded_new},
     {Py_tp_dealloc, guarded_dealloc},
     {Py_tp_traverse, guarded_traverse},

@@ -1,7 +1,6 @@
 /* The module headway._core: its types, functions and life. */
 #include "module.h"
 
-
 #ifndef HEADWAY_VERSION
 #define HEADWAY_VERSION "0"
 #endif

@@ -55,8 +55,8 @@ typedef struct {
 /* A decision as it was taken; its RateLimitState is worked out when somebody asks. */
 typedef struct result_object {
     PyObject_HEAD
-    PyObject *quota;  /* a Quota, or NULL when `told` is all there is */
-    PyObject *told;   /* a RateLimitState, or NULL until it is asked for */
+    PyObject *quota; /* a Quota, or NULL when `told` is all there is */
+    PyObject *told;  /* a RateLimitState, or NULL until it is asked for */
     struct state state;
     int64_t now, denied_cost, wait_ns;
     bool limited;

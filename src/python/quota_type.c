@@ -164,8 +164,8 @@ static PyType_Slot rate_slots[] = {
     {Py_tp_methods, rate_methods},
     {0, NULL},
 };
-static PyType_Spec rate_spec = {"headway.Rate", sizeof(RateObject), 0,
-                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, rate_slots};
+static PyType_Spec rate_spec = {"headway.Rate", sizeof(RateObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                                rate_slots};
 
 PyTypeObject *rate_type_make(PyObject *module) {
     return type_make(module, &rate_spec, (const char *[]){"period", "limit", NULL});
@@ -273,8 +273,12 @@ static PyObject *quota_str(QuotaObject *self) {
     static const struct {
         int64_t ns;
         const char *name;
-    } units[] = {{INT64_C(604800000000000), "w"}, {INT64_C(86400000000000), "d"}, {INT64_C(3600000000000), "h"},
-                 {INT64_C(60000000000), "m"},     {NS_PER_S, "s"},                {NS_PER_MS, "ms"},
+    } units[] = {{INT64_C(604800000000000), "w"},
+                 {INT64_C(86400000000000), "d"},
+                 {INT64_C(3600000000000), "h"},
+                 {INT64_C(60000000000), "m"},
+                 {NS_PER_S, "s"},
+                 {NS_PER_MS, "ms"},
                  {NS_PER_US, "us"}};
     const struct quota *q = &self->quota;
     size_t u = 0;
@@ -339,8 +343,8 @@ static PyType_Slot quota_slots[] = {
     {Py_tp_methods, quota_methods},
     {0, NULL},
 };
-static PyType_Spec quota_spec = {"headway.Quota", sizeof(QuotaObject), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, quota_slots};
+static PyType_Spec quota_spec = {"headway.Quota", sizeof(QuotaObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                                 quota_slots};
 
 PyTypeObject *quota_type_make(PyObject *module) {
     return type_make(module, &quota_spec, (const char *[]){"rate", "burst", NULL});
@@ -394,10 +398,11 @@ static PyObject *parse_quota(PyObject *module, PyObject *text) {
     return quotas_from_object(m, text);
 }
 
-#define PER_DOC(name, unit)                                                                                            \
-    name "(limit, burst=None)\n--\n\nA Quota of `limit` calls a " unit                                                 \
-         ". burst: what a bucket holds, `limit` when not given.\nRaises DataError when a value is out of bounds. Source: "                  \
-         "throttled.md."
+#define PER_DOC(name, unit)                                                                                               \
+    name                                                                                                                  \
+        "(limit, burst=None)\n--\n\nA Quota of `limit` calls a " unit                                                     \
+        ". burst: what a bucket holds, `limit` when not given.\nRaises DataError when a value is out of bounds. Source: " \
+        "throttled.md."
 #define WITH_KEYWORDS(f) ((PyCFunction)(void (*)(void))(f))
 
 PyMethodDef quota_functions[] = {

@@ -30,8 +30,7 @@ static PyObject *state_type_new(PyTypeObject *type, PyObject *args, PyObject *kw
     static char *names[] = {"limit", "remaining", "reset_after", "retry_after", NULL};
     long long limit, remaining;
     double reset, retry = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "LLd|d:RateLimitState", names, &limit, &remaining, &reset,
-                                     &retry)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "LLd|d:RateLimitState", names, &limit, &remaining, &reset, &retry)) {
         return NULL;
     }
     return state_make(type, limit, remaining, reset, retry);
@@ -58,7 +57,8 @@ PyObject *state_repr_seconds(double seconds) {
 }
 
 static PyObject *state_repr(StateObject *self) {
-    PyObject *text = NULL, *reset = state_repr_seconds(self->reset_after), *retry = state_repr_seconds(self->retry_after);
+    PyObject *text = NULL, *reset = state_repr_seconds(self->reset_after),
+             *retry = state_repr_seconds(self->retry_after);
     if (reset != NULL && retry != NULL) {
         text = PyUnicode_FromFormat("RateLimitState(limit=%lld, remaining=%lld, reset_after=%U, retry_after=%U)",
                                     self->limit, self->remaining, reset, retry);
@@ -145,8 +145,7 @@ static PyType_Spec state_spec = {"headway.RateLimitState", sizeof(StateObject), 
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, state_slots};
 
 PyTypeObject *state_type_make(PyObject *module) {
-    return type_make(module, &state_spec,
-                     (const char *[]){"limit", "remaining", "reset_after", "retry_after", NULL});
+    return type_make(module, &state_spec, (const char *[]){"limit", "remaining", "reset_after", "retry_after", NULL});
 }
 
 /* ---- RateLimitResult ---- */

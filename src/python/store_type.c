@@ -50,9 +50,8 @@ static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     enum table_full when_full = TABLE_EVICT;
     bool raise = false;
 
-    if (m == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OO:MemoryStore", names, &server, &options, &clock,
-                                     &on_full_given)) {
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|OO$OO:MemoryStore", names, &server, &options, &clock,
+                                                  &on_full_given)) {
         return -1;
     }
     if (self->ready) {
@@ -129,9 +128,8 @@ static void store_dealloc(StoreObject *self) {
 }
 
 int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *tag, uint32_t *space) {
-    PyObject *name = tag == NULL
-                         ? PyUnicode_FromFormat("%U:v1:%s", prefix, algorithm_names[algorithm])
-                         : PyUnicode_FromFormat("%U:v1:%s\n%U", prefix, algorithm_names[algorithm], tag);
+    PyObject *name = tag == NULL ? PyUnicode_FromFormat("%U:v1:%s", prefix, algorithm_names[algorithm])
+                                 : PyUnicode_FromFormat("%U:v1:%s\n%U", prefix, algorithm_names[algorithm], tag);
     if (name == NULL) {
         return -1;
     }
@@ -225,9 +223,9 @@ static PyObject *store_get_clock(StoreObject *self, void *unused) {
 }
 
 static PyObject *store_repr(StoreObject *self) {
-    return PyUnicode_FromFormat("%s(options={'MAX_SIZE': %lld})", strrchr(Py_TYPE(self)->tp_name, '.') != NULL
-                                                                      ? strrchr(Py_TYPE(self)->tp_name, '.') + 1
-                                                                      : Py_TYPE(self)->tp_name,
+    return PyUnicode_FromFormat("%s(options={'MAX_SIZE': %lld})",
+                                strrchr(Py_TYPE(self)->tp_name, '.') != NULL ? strrchr(Py_TYPE(self)->tp_name, '.') + 1
+                                                                             : Py_TYPE(self)->tp_name,
                                 (long long)self->store.table.max_keys);
 }
 

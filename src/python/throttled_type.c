@@ -360,8 +360,7 @@ static PyObject *decide_result(ThrottledObject *t, PyObject *key, int64_t cost, 
     if (plan == NULL) {
         return NULL;
     }
-    PyObject *result =
-        decide(t, plan, key, cost, timeout_ns, &out) < 0 ? NULL : result_new(t->module, plan, &out);
+    PyObject *result = decide(t, plan, key, cost, timeout_ns, &out) < 0 ? NULL : result_new(t->module, plan, &out);
     Py_DECREF(plan);
     return result;
 }
@@ -421,7 +420,7 @@ void raise_limited(struct module_state *m, PyObject *result) {
 }
 
 static PyObject *resolve(PyObject *callable, const struct call *call) {
-    return call->vector != NULL ? PyObject_Vectorcall(callable, call->vector, call->nargsf, call->names)
+    return call->vector != NULL  ? PyObject_Vectorcall(callable, call->vector, call->nargsf, call->names)
            : call->tuple != NULL ? PyObject_Call(callable, call->tuple, call->dict)
                                  : PyObject_CallNoArgs(callable);
 }

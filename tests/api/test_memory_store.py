@@ -49,6 +49,15 @@ def test_a_store_never_holds_more_than_max_size(size: int) -> None:
     assert len(throttle.store) + throttle.store.evictions == 3 * size + 100
 
 
+@pytest.mark.parametrize("key", ["tenant:customer:account:{:06}", "k" * 60_000 + "{:06}"])
+def test_keys_that_begin_alike_and_are_equally_long_make_room_for_each_other(key: str) -> None:
+    throttle = limiter(50)
+    for number in range(300):
+        assert throttle.limit(key.format(number))
+        assert len(throttle.store) <= 50
+    assert throttle.store.stats()["bytes"] < 50 * 60_000
+
+
 @pytest.mark.parametrize("size", [1, 16, 1000])
 def test_a_store_holds_as_many_keys_as_max_size_says_before_any_is_evicted(size: int) -> None:
     throttle = limiter(size)
@@ -127,6 +136,16 @@ def test_the_first_eviction_of_a_live_key_is_logged_and_no_other(
     assert len(warnings) == 1
     assert "MAX_SIZE" in warnings[0].getMessage()
     assert throttle.store.evictions == 96
+
+
+def test_a_key_whose_debt_is_less_than_a_nanosecond_is_not_expired() -> None:
+    """Counting the keys drops expired ones; a quota of 10^12 a second lives in fractions of one."""
+    store = MemoryStore(clock=VirtualClock())
+    throttle = Throttled(quota="1000000000000/s burst 500", store=store)
+    assert throttle.limit("key", 500)
+    assert not throttle.limit("key")
+    assert len(store) == 1
+    assert not throttle.limit("key")
 
 
 def test_clear_forgets_every_key() -> None:

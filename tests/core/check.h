@@ -14,7 +14,7 @@ static int check_count;
         check_count++;                                                                                                 \
         if (!(condition)) {                                                                                            \
             check_failures++;                                                                                          \
-            fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition);                       \
+            fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition);                      \
         }                                                                                                              \
     } while (0)
 
@@ -24,7 +24,7 @@ static int check_count;
         check_count++;                                                                                                 \
         if (check_a != check_b) {                                                                                      \
             check_failures++;                                                                                          \
-            fprintf(stderr, "%s:%d: %s: %s is %lld, %s is %lld\n", __FILE__, __LINE__, __func__, #a, check_a, #b,       \
+            fprintf(stderr, "%s:%d: %s: %s is %lld, %s is %lld\n", __FILE__, __LINE__, __func__, #a, check_a, #b,      \
                     check_b);                                                                                          \
         }                                                                                                              \
     } while (0)

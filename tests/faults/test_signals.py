@@ -81,8 +81,13 @@ def test_no_interrupt_is_lost_however_close_to_the_falling_asleep_it_comes(
     too.
     """
     out = program("""
+def at_once():
+    while in_line() != 1:
+        pass
+    interrupt()
+
 for turn in range(300):
-    once(lambda: in_line() == 1, interrupt)
+    start(at_once)
     try:
         patient.limit()
     except KeyboardInterrupt:

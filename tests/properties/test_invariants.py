@@ -143,8 +143,8 @@ def test_a_bucket_that_is_kept_busy_is_not_starved(using: str, rule: Rule, gaps:
     assert throttle.peek("key").remaining == 0
 
 
-# What a client gets in each of many periods when it comes whenever it is told to. A sliding window of 7 gives 6: the
-# seventh fits only when nothing at all is left of the window before.
+# What a client gets in each of many periods when it comes whenever it is told to. A sliding window
+# of 7 gives 6: the seventh fits only when nothing at all is left of the window before.
 IN_A_PERIOD = dict.fromkeys(USINGS, 7) | {"sliding_window": 6}
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from made_logs import log_line
+
+from headway.replay.access_log import FIELDS, LinePattern
 
 Report = Callable[..., Any]
 Write = Callable[..., str]
@@ -139,6 +142,28 @@ def test_a_time_that_does_not_exist_makes_a_line_malformed(
     assert result["files"][0]["malformed"] == 1
     assert result["files"][0]["first_malformed_line"] == 2
     assert result["files"][0]["first_malformed"] == bad
+
+
+def test_whether_a_line_is_well_formed_does_not_depend_on_what_is_asked() -> None:
+    rng = random.Random(5)
+    whole = log_line(user="John Doe", request=r"GET /a\"b?c=d HTTP/1.1", agent=r"x \"y\" (z)")
+    alphabet = '\\" -[]?/:aZ09\t'
+    lines = []
+    for _ in range(3000):
+        text = list(whole)
+        for _ in range(rng.randrange(1, 4)):
+            where = rng.randrange(len(text))
+            text[where : where + rng.randrange(3)] = rng.choices(alphabet, k=rng.randrange(3))
+        lines.append("".join(text).encode() + b"\n")
+    block = b"".join(lines)
+    verdicts = []
+    for fields in [(), *((name,) for name in FIELDS), FIELDS]:
+        pattern = LinePattern(frozenset(fields))
+        stamps = pattern.columns(block)[pattern.column["stamp"]]
+        assert len(stamps) == len(lines)
+        verdicts.append([stamp != b"" for stamp in stamps])
+    assert all(verdict == verdicts[0] for verdict in verdicts)
+    assert 300 < sum(verdicts[0]) < 2700
 
 
 def test_a_leap_second_is_a_second(write: Write, report: Report) -> None:

@@ -74,17 +74,12 @@ def make_app(recorder: Recorder) -> Starlette:
         return JSONResponse({"rows": 1000})
 
     routes = [
-        Route("/search", _plain(search)),
+        Route("/search", search),
         Route("/feed", feed),
         Route("/login", login),
-        Route("/export", _plain(export)),
+        Route("/export", export),
     ]
     return Starlette(routes=routes, exception_handlers={LimitedError: too_many_requests})
-
-
-def _plain(handler: Callable[[Request], JSONResponse]) -> Callable[[Request], JSONResponse]:
-    """Starlette takes plain functions for handlers and anything else for an ASGI application."""
-    return lambda request: handler(request)
 
 
 def too_many_requests(request: Request, error: Exception) -> JSONResponse:
