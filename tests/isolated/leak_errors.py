@@ -31,7 +31,7 @@ LONG = "k" * 65_537
 bad: Any = object()
 odd: Any = "1"
 refusing = MemoryStore(options={"MAX_SIZE": 1}, on_full="raise")
-full = Throttled(store=refusing)
+full = Throttled(quota="1/3650d", store=refusing)
 full.limit("one")
 shut = Throttled(key="shut", using="gcra", quota="1/3650d", store=throttle.store)
 shut.limit()
@@ -80,7 +80,7 @@ CASES = [
     refused("timeout_of_another_type", lambda: throttle.limit("key", timeout=odd)),
     refused("unknown_argument", lambda: throttle.limit("key", bad=1), TypeError),  # type: ignore[call-arg]
     refused("too_many_arguments", lambda: throttle.limit(*[None] * 9), TypeError),
-    refused("bad_quota_text", lambda: parse_quota("10/s; 5/fortnight"), share=1),
+    refused("bad_quota_text", lambda: parse_quota("10/s; 5/fortnight")),
     refused("bad_limit", lambda: per_sec(0)),
     refused("bad_burst", lambda: Quota(Rate(timedelta(1), 5), -1)),
     refused("bad_period", lambda: Rate(timedelta(0), 5)),

@@ -122,7 +122,7 @@ by_key_text = Throttled(quota=lambda key: "5/s" if key else "6/s", store=store)
 CASES = [
     Case("decorated", plain, watched=(argument, plain)),
     Case("decorated_with_arguments", lambda: plain(argument, 2, three=argument)),
-    Case("decorated_denied", swallow(LimitedError, denied)),
+    Case("decorated_denied", swallow(LimitedError, denied), 0.3),
     Case("decorated_with_callables", lambda: made(argument, x=1)),
     Case("decorated_raises", swallow(LookupError, raising)),
     Case("method", lambda: owner.method(), watched=(owner,)),
@@ -136,7 +136,7 @@ CASES = [
     Case("async_generator", lambda: run(consume()), 0.1),
     Case("event_loop", lambda: asyncio.run(coroutine()), 0.0005),
     Case("context", with_context),
-    Case("context_denied", swallow(LimitedError, with_denied_context)),
+    Case("context_denied", swallow(LimitedError, with_denied_context), 0.3),
     Case("context_raises", swallow(LookupError, with_raising_body)),
     Case("hooks", hooked.limit, 0.1),
     Case("hooks_denied", Throttled(key="shut", quota="1/3650d", hooks=[Watching()]).limit, 0.1),
