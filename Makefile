@@ -66,7 +66,7 @@ CORE_HEADERS := $(wildcard src/core/*.h tests/core/*.h)
 CORE_OBJECTS := $(patsubst src/core/%.c,%.o,$(wildcard src/core/*.c))
 CORE_TESTS := $(patsubst tests/core/%.c,%,$(wildcard tests/core/test_*.c))
 CORE_FUZZ := $(patsubst tests/core/%.c,%,$(wildcard tests/core/fuzz_*.c))
-CORE_FLAGS := -std=c11 -g -pthread -Wall -Wextra -Isrc/core -Itests/core
+CORE_FLAGS := -std=c11 -D_GNU_SOURCE -g -pthread -Wall -Wextra -Isrc/core -Itests/core
 ifeq ($(CI),true)
 CORE_FLAGS += -Werror
 endif

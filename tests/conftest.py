@@ -88,6 +88,37 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture
+def asleep() -> Callable[[threading.Thread], None]:
+    """Waits until a thread has fallen asleep in a call that gives up the GIL.
+
+    Nothing of Python tells, so the kernel is asked: sleeping, and not switched in for a while
+    during which this thread leaves it the GIL. Where there is no /proc it is given a twentieth of a
+    second.
+    """
+
+    def switches(thread: threading.Thread) -> str | None:
+        with open(f"/proc/self/task/{thread.native_id}/status") as status:
+            lines = [line for line in status if line.startswith(("State", "volun", "nonvol"))]
+        return "".join(lines) if "S (sleeping)" in lines[0] else None
+
+    def wait(thread: threading.Thread, deadline: float = DEADLINE_S) -> None:
+        end, quiet, seen = time.monotonic() + deadline, 0, None
+        while quiet < 5:
+            if time.monotonic() > end:
+                pytest.fail(f"a thread was still awake after {deadline} s")
+            time.sleep(0.001)
+            try:
+                now = switches(thread)
+            except OSError:
+                time.sleep(0.05)
+                return
+            quiet = quiet + 1 if now is not None and now == seen else 0
+            seen = now
+
+    return wait
+
+
+@pytest.fixture
 def clock() -> headway.VirtualClock:
     """A virtual clock, at an instant that is no boundary of a window longer than a second."""
     return headway.VirtualClock(now_ns=1_700_000_003 * 10**9)
@@ -103,14 +134,16 @@ def store(clock: headway.VirtualClock) -> headway.MemoryStore:
 def run_python() -> Callable[..., str]:
     """Runs a program in a new interpreter and returns what it printed; a failure shows its errors."""
 
-    def run(program: str, *args: str, deadline: float = 60.0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program), *args],
-            capture_output=True,
-            text=True,
-            timeout=deadline,
-            check=False,
-        )
+    def run(program: str, *args: str, deadline: float = 45.0) -> str:
+        command = [sys.executable, "-c", textwrap.dedent(program), *args]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=deadline, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            pytest.fail(
+                f"the program was still busy after {deadline} s; it printed {late.stdout!r}"
+            )
         if done.returncode != 0:
             pytest.fail(f"the program ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout

@@ -60,13 +60,6 @@ void algorithm_report(enum algorithm_id id, const struct state *s, const struct 
     }
 }
 
-float algorithm_scale(enum algorithm_id id, const struct quota *q) {
-    if (id == FIXED_WINDOW || id == SLIDING_WINDOW) {
-        return (float)q->limit;
-    }
-    return (float)((double)q->burst * (double)q->period_ns / (double)q->limit);
-}
-
 float algorithm_share(enum algorithm_id id, const struct state *s, float scale, int64_t now) {
     if (s->word[0] <= now || scale <= 0) {
         return 0;

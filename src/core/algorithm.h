@@ -55,7 +55,9 @@ bool decision_is_tighter(const struct decision *a, const struct decision *b, boo
 
 /* The share of its quota that a key has used, as the table needs it to choose who makes room: `scale` is what a table
  * entry remembers of the quota, and the share is at least 0; about 1 for a key at its limit. */
-float algorithm_scale(enum algorithm_id id, const struct quota *q);
+static inline float algorithm_scale(enum algorithm_id id, const struct quota *q) {
+    return id == FIXED_WINDOW || id == SLIDING_WINDOW ? (float)q->limit : q->span_scale;
+}
 float algorithm_share(enum algorithm_id id, const struct state *s, float scale, int64_t now);
 
 /* The algorithms' own functions, for algorithm.c alone. */

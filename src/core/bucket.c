@@ -72,15 +72,19 @@ static int64_t now_of(const struct bucket *b) {
     return b->clock == NULL ? clock_now() : atomic_load_explicit(&b->clock->now, memory_order_relaxed);
 }
 
+static wide wide_of(const uint64_t words[2]) {
+    return (wide)((uwide)words[1] << 64 | words[0]);
+}
+
 static wide arrival_of(const struct bucket *b, int64_t now) {
-    wide arrival = (wide)((uwide)b->arrival[1] << 64 | b->arrival[0]);
+    wide arrival = wide_of(b->arrival);
     wide at = (wide)now << GRAIN_BITS;
     return arrival > at ? arrival : at;
 }
 
-static void arrival_set(struct bucket *b, wide arrival) {
-    b->arrival[0] = (uint64_t)arrival;
-    b->arrival[1] = (uint64_t)(arrival >> 64);
+static void wide_set(uint64_t words[2], wide value) {
+    words[0] = (uint64_t)value;
+    words[1] = (uint64_t)(value >> 64);
 }
 
 /* How long `tokens` take to arrive. */
@@ -95,9 +99,9 @@ static wide grains_of(const struct bucket *b, double tokens) {
 /* 0 when taken, else the nanoseconds until it can be. tokens <= capacity. */
 static int64_t take(struct bucket *b, double tokens, int64_t now) {
     wide arrival = arrival_of(b, now) + grains_of(b, tokens);
-    wide missing = arrival - grains_of(b, b->capacity) - ((wide)now << GRAIN_BITS);
+    wide missing = arrival - wide_of(b->span) - ((wide)now << GRAIN_BITS);
     if (missing <= SLACK) {
-        arrival_set(b, arrival);
+        wide_set(b->arrival, arrival);
         return 0;
     }
     wide ns = (missing - SLACK + ((wide)1 << GRAIN_BITS) - 1) >> GRAIN_BITS;
@@ -105,7 +109,7 @@ static int64_t take(struct bucket *b, double tokens, int64_t now) {
 }
 
 static void give_back(struct bucket *b, double tokens, int64_t now) {
-    arrival_set(b, arrival_of(b, now) - grains_of(b, tokens));
+    wide_set(b->arrival, arrival_of(b, now) - grains_of(b, tokens));
 }
 
 /* ---- the line ---- */
@@ -165,6 +169,7 @@ static struct bucket_line *line_make(struct bucket *b) {
 
 bool bucket_init(struct bucket *b, double capacity, double rate, struct virtual_clock *clock) {
     *b = (struct bucket){.capacity = capacity, .rate = rate, .clock = clock};
+    wide_set(b->span, grains_of(b, capacity));
     if (clock != NULL) {
         b->line = line_make(b);
         if (b->line == NULL) {

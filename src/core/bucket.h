@@ -18,6 +18,7 @@ struct bucket_line;
 
 struct bucket {
     uint64_t arrival[2];         /* theoretical arrival time, a 128-bit number of 2^-32 ns; low word first */
+    uint64_t span[2];            /* how long the capacity takes to arrive, likewise */
     double capacity;             /* tokens; finite and positive */
     double rate;                 /* tokens a second; finite and positive */
     struct virtual_clock *clock; /* NULL: real time; borrowed */

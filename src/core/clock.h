@@ -5,7 +5,9 @@
 #ifndef HEADWAY_CLOCK_H
 #define HEADWAY_CLOCK_H
 
+#include <stdatomic.h>
 #include <stdint.h>
+#include <time.h>
 
 #define NS_PER_US INT64_C(1000)
 #define NS_PER_MS INT64_C(1000000)
@@ -17,8 +19,16 @@
 /* Takes the offset. Call once before the first clock_now; further calls change nothing. */
 void clock_start(void);
 
+/* Wall clock less monotonic clock; clock_start's. */
+extern _Atomic int64_t clock_offset_ns;
+
 /* The current instant in nanoseconds since the epoch. Cannot fail. */
-int64_t clock_now(void);
+static inline int64_t clock_now(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * NS_PER_S + ts.tv_nsec +
+           atomic_load_explicit(&clock_offset_ns, memory_order_relaxed);
+}
 
 /* The same instant on CLOCK_MONOTONIC, for handing a deadline to the kernel. */
 int64_t clock_to_monotonic(int64_t instant_ns);

@@ -1,7 +1,4 @@
 /* Fork handlers: see fork.h. */
-#if !defined(_GNU_SOURCE)
-#define _GNU_SOURCE
-#endif
 #include "fork.h"
 
 #include <pthread.h>

@@ -1,7 +1,4 @@
 /* Locks and parkers: see lock.h. */
-#if !defined(_GNU_SOURCE)
-#define _GNU_SOURCE
-#endif
 #include "lock.h"
 
 #include <errno.h>

@@ -25,6 +25,7 @@ bool quota_init(struct quota *q, int64_t limit, int64_t period_ns, int64_t burst
     q->interval_rem = period_ns % limit;
     wide units = (wide)burst * period_ns;
     wide span = units / limit;
+    q->span_scale = (float)((double)burst * (double)period_ns / (double)limit);
     q->wide = span >= ((wide)1 << 61);
     if (!q->wide) {
         q->span_ns = (int64_t)span;

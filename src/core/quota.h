@@ -26,6 +26,7 @@ struct quota {
     int64_t interval_rem; /* 0 <= interval_rem < limit */
     int64_t span_ns;      /* burst * T = span_ns + span_rem / limit, when not wide */
     int64_t span_rem;
+    float span_scale; /* burst * T in nanoseconds, near enough to compare keys by */
     bool wide; /* burst * T is longer than 2^61 ns (73 years): the 64-bit path is closed */
 };
 

@@ -45,6 +45,7 @@ struct outcome {
 struct store {
     struct table table;
     struct virtual_clock *clock; /* NULL: real time; borrowed */
+    bool exclusive;              /* the callers take turns by themselves: decisions need no lock */
     struct lock lines_lock;      /* taken before a shard's lock */
     _Atomic int64_t line_count;
     struct store_line *lines[LINE_BUCKETS];
@@ -61,8 +62,9 @@ struct store_waiter {
     struct outcome outcome;
 };
 
+/* `exclusive`: only one thread at a time calls any function on this store, as under a GIL. */
 bool store_init(struct store *s, int64_t max_keys, enum table_full when_full, struct virtual_clock *clock,
-                uint32_t seed);
+                bool exclusive, uint32_t seed);
 void store_destroy(struct store *s); /* nobody waits any more */
 
 static inline int64_t store_now(const struct store *s) {

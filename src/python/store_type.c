@@ -4,6 +4,13 @@
 
 #define MAX_SIZE_DEFAULT 65536
 
+/* With a GIL, all calls on a store are made under it, and a store never leaves its interpreter. */
+#ifdef Py_GIL_DISABLED
+#define GIL_IS_HELD false
+#else
+#define GIL_IS_HELD true
+#endif
+
 static StoreObject *ready_store(PyObject *self) {
     StoreObject *s = (StoreObject *)self;
     if (!s->ready) {
@@ -88,7 +95,7 @@ static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->clock = clock == Py_None ? NULL : Py_NewRef(clock);
     self->raise_when_full = raise;
     if (!store_init(&self->store, max_size, when_full, self->clock ? &((ClockObject *)self->clock)->clock : NULL,
-                    (uint32_t)((uintptr_t)self >> 4))) {
+                    GIL_IS_HELD, (uint32_t)((uintptr_t)self >> 4))) {
         PyErr_NoMemory();
         return -1;
     }

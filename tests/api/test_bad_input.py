@@ -62,7 +62,7 @@ def test_a_key_of_another_type_is_a_data_error(throttle: Throttled, key: Any) ->
     assert len(throttle.store) == 1
 
 
-ODD_KEYS = [
+ODD_KEYS: list[str | bytes] = [
     "\0",
     "nul\0inside",
     "nul\0inside too",

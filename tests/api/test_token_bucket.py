@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -90,21 +91,19 @@ def test_a_bucket_follows_its_definition_to_the_nanosecond(
 
 
 def test_a_wait_ends_at_its_instant_and_not_before(
-    start: Callable[[Callable[[], Any]], Any], eventually: Callable[..., None]
+    start: Callable[[Callable[[], Any]], Any], asleep: Callable[[Any], None]
 ) -> None:
     clock = VirtualClock()
     bucket = TokenBucket(5, 10, clock=clock)
     bucket.wait(5)
-    ended: list[int] = []
-    worker = start(lambda: (bucket.wait(5), ended.append(clock.now_ns)))
-    while worker.is_alive() and clock.now_ns < 10**9:
-        assert not ended
-        clock.advance(0.05)
-        if clock.now_ns >= 5 * 10**8:
-            worker.join(0.2)
-        time.sleep(0.001)
+    worker = start(partial(bucket.wait, 5))
+    asleep(worker)
+    clock.advance(ns=499_999_999)
+    worker.join(0.05)
+    assert worker.is_alive()
+    clock.advance(ns=1)
     worker.result()
-    assert ended[0] >= 5 * 10**8
+    assert bucket.tokens == 0
 
 
 def test_waiting_for_more_than_the_capacity_takes_as_long_as_the_tokens_need() -> None:
@@ -140,28 +139,29 @@ def test_a_real_wait_is_never_early_and_the_rate_holds() -> None:
 
 
 def test_waiters_are_served_first_come_first_served_and_the_large_one_is_not_starved(
-    start: Callable[[Callable[[], Any]], Any], eventually: Callable[..., None]
+    start: Callable[[Callable[[], Any]], Any], asleep: Callable[[Any], None]
 ) -> None:
     """Each waiter comes when the one before is asleep; allow() cannot overtake the line."""
-    bucket = TokenBucket(8, 50)
+    clock = VirtualClock()
+    bucket = TokenBucket(8, 1, clock=clock)
     bucket.wait(8)
     served: list[int] = []
-    costs = [8, 1, 4, 1]
+
+    def work(number: int, cost: int) -> None:
+        bucket.wait(cost)
+        served.append(number)
+
     workers = []
-    for number, cost in enumerate(costs):
-        inside: list[bool] = []
-
-        def work(number: int = number, cost: int = cost, inside: list[bool] = inside) -> None:
-            inside.append(True)
-            bucket.wait(cost)
-            served.append(number)
-
-        workers.append(start(work))
-        eventually(lambda inside=inside: inside, "the worker has started")
-        time.sleep(0.005)  # from the flag to the line are a few instructions: not observable
-    for worker in workers:
-        worker.result()
-    assert served == [0, 1, 2, 3]
+    for number, cost in enumerate((8, 1, 4, 1)):
+        workers.append(start(partial(work, number, cost)))
+        asleep(workers[-1])
+    clock.advance(7.5)
+    assert not bucket.allow(1), "allow() overtook the line"
+    for number, wait in enumerate((0.5, 1, 4, 1)):
+        clock.advance(wait)
+        workers[number].result()
+        assert served == list(range(number + 1))
+    assert not bucket.allow(1)
 
 
 @pytest.mark.parametrize("name", ["capacity", "tokens_per_second"])

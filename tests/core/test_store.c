@@ -61,7 +61,7 @@ static void threads_are_admitted_exactly(int keys, int rules) {
     pthread_t threads[THREADS];
     struct hammer hammers[THREADS];
     int64_t admitted = 0;
-    CHECK(store_init(&store, 65536, TABLE_EVICT, NULL, 1));
+    CHECK(store_init(&store, 65536, TABLE_EVICT, NULL, false, 1));
     for (int i = 0; i < THREADS; i++) {
         hammers[i] = (struct hammer){&store, &p.plan, keys, 0};
         pthread_create(&threads[i], NULL, hammer, &hammers[i]);
@@ -92,7 +92,7 @@ static void a_flood_from_many_threads_keeps_the_ceiling(void) {
     struct two_rules p = plan_of(100, 86400 * NS_PER_S, 100, 1);
     pthread_t threads[THREADS];
     struct hammer hammers[THREADS];
-    CHECK(store_init(&store, 5000, TABLE_EVICT, NULL, 1));
+    CHECK(store_init(&store, 5000, TABLE_EVICT, NULL, false, 1));
     for (int i = 0; i < THREADS; i++) {
         hammers[i] = (struct hammer){&store, &p.plan, 0, 0};
         pthread_create(&threads[i], NULL, flood, &hammers[i]);
@@ -161,7 +161,7 @@ static void waiters_are_never_early(void) {
     static struct queue queues[THREADS];
     pthread_t threads[THREADS];
     static int64_t all[THREADS * 50];
-    CHECK(store_init(&store, 100, TABLE_EVICT, NULL, 1));
+    CHECK(store_init(&store, 100, TABLE_EVICT, NULL, false, 1));
     int64_t start = clock_now();
     for (int i = 0; i < THREADS; i++) {
         queues[i] = (struct queue){.store = &store, .plan = &p.plan};
@@ -185,7 +185,7 @@ static void a_wait_that_is_too_long_is_denied_at_once(void) {
     struct virtual_clock clock;
     struct two_rules p = plan_of(1, NS_PER_S, 1, 1);
     virtual_clock_init(&clock, NS_PER_S);
-    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, 1));
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
     CHECK(wait_for(&store, &p.plan, "k", NS_PER_S));
     CHECK(!wait_for(&store, &p.plan, "k", NS_PER_S - 1));
     CHECK_EQUAL(store.line_count, 0);
@@ -203,7 +203,7 @@ static void a_waiter_that_leaves_makes_room_for_the_next(void) {
     struct outcome out;
     int64_t until;
     virtual_clock_init(&clock, NS_PER_S);
-    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, 1));
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
     store_limit(&store, &p.plan, &key, 1, &out);
     parker_init(&first.parker);
     parker_init(&second.parker);

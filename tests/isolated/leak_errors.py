@@ -30,6 +30,7 @@ bare = Throttled(store=throttle.store)
 LONG = "k" * 65_537
 bad: Any = object()
 odd: Any = "1"
+too_many: Any = [None] * 9
 refusing = MemoryStore(options={"MAX_SIZE": 1}, on_full="raise")
 full = Throttled(quota="1/3650d", store=refusing)
 full.limit("one")
@@ -41,6 +42,10 @@ bucket = TokenBucket(1, 20_000)
 
 def broken(*args: Any) -> Any:
     raise LookupError
+
+
+def nothing() -> None:
+    """What the broken limiters would guard."""
 
 
 class Interrupt(Exception):
@@ -79,7 +84,7 @@ CASES = [
     refused("nan_timeout", lambda: throttle.limit("key", timeout=float("nan"))),
     refused("timeout_of_another_type", lambda: throttle.limit("key", timeout=odd)),
     refused("unknown_argument", lambda: throttle.limit("key", bad=1), TypeError),  # type: ignore[call-arg]
-    refused("too_many_arguments", lambda: throttle.limit(*[None] * 9), TypeError),
+    refused("too_many_arguments", lambda: throttle.limit(*too_many), TypeError),
     refused("bad_quota_text", lambda: parse_quota("10/s; 5/fortnight")),
     refused("bad_limit", lambda: per_sec(0)),
     refused("bad_burst", lambda: Quota(Rate(timedelta(1), 5), -1)),
@@ -97,8 +102,8 @@ CASES = [
     refused("bad_tokens", lambda: bucket.allow(0), ValueError),
     refused("bad_advance", lambda: clock.advance(-1), DataError),
     refused("full_store", lambda: full.limit("two"), BaseThrottledError),
-    refused("broken_key", Throttled(key=broken)(lambda: None), LookupError),
-    refused("broken_cost", Throttled(key="k", cost=broken)(lambda: None), LookupError),
+    refused("broken_key", Throttled(key=broken)(nothing), LookupError),
+    refused("broken_cost", Throttled(key="k", cost=broken)(nothing), LookupError),
     refused("broken_quota", lambda: Throttled(quota=broken).limit("k"), LookupError, 0.1),
     Case("wait_served", lambda: quick.limit(timeout=1), 0.005),
     Case("wait_denied_at_once", lambda: shut.limit(timeout=1)),

@@ -10,6 +10,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def all_at_once(start: Callable[[Callable[[], Any]], Any], work: Callable[[int],
         gate.wait()
         return work(number)
 
-    workers = [start(lambda number=number: begin(number)) for number in range(THREADS)]
+    workers = [start(partial(begin, number)) for number in range(THREADS)]
     return [worker.result() for worker in workers]
 
 

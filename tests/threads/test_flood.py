@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def flood(
         for index in range(many // THREADS):
             limit(prefix + str(index))
 
-    workers = [start(lambda number=number: work(number)) for number in range(THREADS)]
+    workers = [start(partial(work, number)) for number in range(THREADS)]
     for worker in workers:
         worker.result(120)
 
