@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import time
+from dataclasses import replace
 
 from benchmarks import contenders, report
 from benchmarks.harness import Settings
@@ -30,6 +31,10 @@ QUESTIONS = {
 }
 
 
+BUSY = 1.5
+"""A load average from which on a run says that its figures are doubtful."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the questions that are named, or all; 0 when each could be asked."""
     options = _parse(argv)
@@ -45,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     reports, failed = [], []
     for name in options.questions or list(QUESTIONS):
         started = time.monotonic()
+        machine = replace(machine, load=os.getloadavg()[0])
+        if machine.load > BUSY:
+            print(f"\n{name}: load average {machine.load:.2f}: others are at work here")
         try:
             module = importlib.import_module(f"benchmarks.{QUESTIONS[name]}")
             found = module.run(settings)

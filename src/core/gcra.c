@@ -3,8 +3,8 @@
  * The state is one instant, the theoretical arrival time: when a client that spaced its calls by exactly T would make the next
  * one. With burst b and cost c: tat' = max(now, tat) + c*T, admitted iff tat' - b*T <= now (ITU-T I.371; see also CONTRACT.md).
  *
- *   word 0   tat in whole nanoseconds
- *   word 1   the rest of it, in units of 1/limit ns
+ *   word 0   tat in whole nanoseconds, rounded up: once that is reached, nothing is owed any more
+ *   word 1   what the rounding added, in units of 1/limit ns
  *   word 2   0
  *
  * A bucket that takes over 73 years to fill leaves 64 bits. Then word 0 is INT64_MAX and words 1 and 2 hold the tat in units
@@ -15,6 +15,11 @@
 /* Below this an arrival time and a cost add up in 64 bits: an instant and the longest span that is not wide. */
 #define NARROW_END (CLOCK_END + (INT64_C(1) << 61))
 
+/* What another limit's quota wrote is less than a nanosecond, and is let go. */
+static int64_t own_excess(const struct state *s, const struct quota *q) {
+    return s->word[1] < q->limit ? s->word[1] : 0;
+}
+
 /* The theoretical arrival time in units of 1/limit ns, never before now. */
 static wide arrival_units(const struct state *s, const struct quota *q, int64_t now) {
     wide now_units = (wide)now * q->limit;
@@ -22,17 +27,15 @@ static wide arrival_units(const struct state *s, const struct quota *q, int64_t 
     if (s->word[0] == INT64_MAX) {
         units = (wide)((uwide)(uint64_t)s->word[2] << 64 | (uint64_t)s->word[1]);
     } else {
-        /* A remainder that another limit wrote is at most one nanosecond. */
-        int64_t rem = s->word[1] < q->limit ? s->word[1] : q->limit;
-        units = (wide)s->word[0] * q->limit + rem;
+        units = (wide)s->word[0] * q->limit - own_excess(s, q);
     }
     return units > now_units ? units : now_units;
 }
 
 static void store_units(struct state *s, const struct quota *q, wide units) {
-    wide ns = units / q->limit;
+    wide ns = wide_div_up(units, q->limit);
     if (ns < INT64_MAX) {
-        *s = (struct state){{(int64_t)ns, (int64_t)(units % q->limit), 0}};
+        *s = (struct state){{(int64_t)ns, (int64_t)(ns * q->limit - units), 0}};
     } else {
         *s = (struct state){{INT64_MAX, (int64_t)(uint64_t)units, (int64_t)(uint64_t)(units >> 64)}};
     }
@@ -62,27 +65,24 @@ bool gcra_step(struct state *s, const struct quota *q, int64_t cost, int64_t now
     if (q->wide || s->word[0] >= NARROW_END) {
         return step_wide(s, q, cost, now);
     }
-    int64_t ns = s->word[0], rem = s->word[1];
-    if (ns < now) {
-        ns = now;
-        rem = 0;
-    } else if (rem > q->limit) {
-        rem = q->limit; /* another limit wrote it: one nanosecond at most */
+    int64_t ns = now, excess = 0, cost_ns, cost_excess;
+    if (s->word[0] > now) {
+        ns = s->word[0];
+        excess = own_excess(s, q);
     }
-    int64_t cost_ns, cost_rem;
-    quota_cost_span(q, cost, &cost_ns, &cost_rem);
+    quota_cost_span(q, cost, &cost_ns, &cost_excess);
     ns += cost_ns;
-    rem += cost_rem;
-    if (rem >= q->limit) {
-        rem -= q->limit;
-        ns++;
+    excess += cost_excess;
+    if (excess >= q->limit) {
+        excess -= q->limit;
+        ns--;
     }
     int64_t most_ns = now + q->span_ns;
-    if (ns > most_ns || (ns == most_ns && rem > q->span_rem)) {
+    if (ns > most_ns || (ns == most_ns && excess < q->span_excess)) {
         return false;
     }
     s->word[0] = ns;
-    s->word[1] = rem;
+    s->word[1] = excess;
     s->word[2] = 0;
     return true;
 }

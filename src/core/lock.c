@@ -41,6 +41,10 @@ void lock_wake(struct lock *l) {
     futex_wake(&l->word, 1);
 }
 
+bool thread_is_first(void) {
+    return syscall(SYS_gettid) == getpid();
+}
+
 void parker_init(struct parker *p) {
     atomic_store_explicit(&p->token, 0, memory_order_relaxed);
 }
@@ -77,6 +81,14 @@ void parker_wake(struct parker *p) {
 
 /* A condition variable does not end at a signal, so a sleep is cut into slices after which the caller looks for one. */
 #define SIGNAL_SLICE_NS (20 * NS_PER_MS)
+
+bool thread_is_first(void) {
+#if defined(__APPLE__)
+    return pthread_main_np() != 0;
+#else
+    return true;
+#endif
+}
 
 void lock_init(struct lock *l) {
     pthread_mutex_init(&l->mutex, NULL);

@@ -78,6 +78,9 @@ void parker_destroy(struct parker *p);
  * that came first is not lost. Never returns PARK_TIMEOUT early. Call it without any lock and without the GIL. */
 enum park_end parker_sleep(struct parker *p, int64_t instant_ns);
 
+/* Is this the thread that the process began with, where Python runs its signal handlers? */
+bool thread_is_first(void);
+
 /* Wakes the sleeper, or the next sleep. Any thread, any lock held. */
 void parker_wake(struct parker *p);
 

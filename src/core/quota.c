@@ -21,15 +21,15 @@ bool quota_init(struct quota *q, int64_t limit, int64_t period_ns, int64_t burst
         return false;
     }
     *q = (struct quota){.limit = limit, .period_ns = period_ns, .burst = burst};
-    q->interval_ns = period_ns / limit;
-    q->interval_rem = period_ns % limit;
+    q->interval_ns = (period_ns + limit - 1) / limit;
+    q->interval_excess = q->interval_ns * limit - period_ns;
     wide units = (wide)burst * period_ns;
-    wide span = units / limit;
+    wide span = wide_div_up(units, limit);
     q->span_scale = (float)((double)burst * (double)period_ns / (double)limit);
     q->wide = span >= ((wide)1 << 61);
     if (!q->wide) {
         q->span_ns = (int64_t)span;
-        q->span_rem = (int64_t)(units % limit);
+        q->span_excess = (int64_t)(span * limit - units);
     }
     return true;
 }

@@ -1,7 +1,7 @@
 /* A quota: so many calls a period, with a burst; and the language that writes one down.
  *
- * The emission interval T = period / limit is rational. It is kept as whole nanoseconds and a remainder over the limit and
- * is never rounded: 3/s admits three thousand million calls in a thousand million seconds, not one more or less. */
+ * The emission interval T = period / limit is rational. It is kept as whole nanoseconds, rounded up, and what that is too much, in
+ * units of 1/limit ns; so nothing is rounded: 3/s admits three thousand million calls in a thousand million seconds, not one more or less. */
 #ifndef HEADWAY_QUOTA_H
 #define HEADWAY_QUOTA_H
 
@@ -22,10 +22,10 @@ struct quota {
     int64_t period_ns; /* a whole number of microseconds */
     int64_t burst;     /* what a bucket holds; window algorithms do not read it */
     /* Derived by quota_init. */
-    int64_t interval_ns;  /* T = interval_ns + interval_rem / limit */
-    int64_t interval_rem; /* 0 <= interval_rem < limit */
-    int64_t span_ns;      /* burst * T = span_ns + span_rem / limit, when not wide */
-    int64_t span_rem;
+    int64_t interval_ns;     /* T = interval_ns - interval_excess / limit */
+    int64_t interval_excess; /* 0 <= interval_excess < limit */
+    int64_t span_ns;         /* burst * T = span_ns - span_excess / limit, when not wide */
+    int64_t span_excess;
     float span_scale; /* burst * T in nanoseconds, near enough to compare keys by */
     bool wide; /* burst * T is longer than 2^61 ns (73 years): the 64-bit path is closed */
 };
@@ -42,16 +42,16 @@ bool quota_init(struct quota *q, int64_t limit, int64_t period_ns, int64_t burst
  * names the token. The text need not end in NUL; it may hold any bytes. */
 int quota_parse(const char *text, size_t length, struct quota rules[QUOTA_RULES_MAX], struct quota_error *error);
 
-/* cost * T, split in whole nanoseconds and a remainder over the limit. 0 <= cost <= burst of a quota that is not wide. */
-static inline void quota_cost_span(const struct quota *q, int64_t cost, int64_t *ns, int64_t *rem) {
+/* cost * T, split likewise. 0 <= cost <= burst of a quota that is not wide. */
+static inline void quota_cost_span(const struct quota *q, int64_t cost, int64_t *ns, int64_t *excess) {
     if (cost == 1) {
         *ns = q->interval_ns;
-        *rem = q->interval_rem;
+        *excess = q->interval_excess;
         return;
     }
     wide units = (wide)cost * q->period_ns;
-    *ns = (int64_t)(units / q->limit);
-    *rem = (int64_t)(units % q->limit);
+    *ns = (int64_t)wide_div_up(units, q->limit);
+    *excess = (int64_t)((wide)*ns * q->limit - units);
 }
 
 static inline bool quota_equal(const struct quota *a, const struct quota *b) {

@@ -131,12 +131,7 @@ static PyObject *bucket_wait(PyObject *object, PyObject *const *args, Py_ssize_t
     w.bucket.waiter.wake = wake_thread;
     int served = bucket_wait_begin(&self->bucket, tokens, &w.bucket, &until);
     while (served == 0) {
-        enum park_end end;
-        int64_t instant = self->bucket.clock == NULL ? until : PARK_FOREVER;
-        Py_BEGIN_ALLOW_THREADS
-        end = parker_sleep(&w.parker, instant);
-        Py_END_ALLOW_THREADS
-        if (end == PARK_INTERRUPTED && PyErr_CheckSignals() < 0) {
+        if (sleep_in_line(&w.parker, self->bucket.clock == NULL ? until : PARK_FOREVER) < 0) {
             bucket_wait_cancel(&w.bucket);
             parker_destroy(&w.parker);
             return NULL;

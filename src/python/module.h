@@ -166,6 +166,10 @@ struct call {
  * RateLimitResult, when `result` is given or when the call was denied. */
 int throttled_acquire(ThrottledObject *t, const struct call *call, int64_t timeout_ns, PyObject **result,
                       bool always_result);
+/* Sleeps without the GIL until woken or `instant_ns`; PARK_FOREVER for no end. -1 when a signal handler raised. It may return
+ * early, so the caller looks again. */
+int sleep_in_line(struct parker *parker, int64_t instant_ns);
+
 /* Raises LimitedError with `result`. */
 void raise_limited(struct module_state *m, PyObject *result);
 

@@ -257,12 +257,8 @@ static int wait_in_line(ThrottledObject *t, const struct plan *plan, const struc
     w.store.waiter.wake = wake_thread;
     bool decided = store_wait_begin(store, plan, key, cost, timeout_ns, &w.store, &until);
     while (!decided) {
-        enum park_end end;
-        int64_t instant = store->clock == NULL ? until : PARK_FOREVER; /* a virtual clock wakes us itself */
-        Py_BEGIN_ALLOW_THREADS
-        end = parker_sleep(&w.parker, instant);
-        Py_END_ALLOW_THREADS
-        if (end == PARK_INTERRUPTED && PyErr_CheckSignals() < 0) {
+        /* A virtual clock wakes us itself. */
+        if (sleep_in_line(&w.parker, store->clock == NULL ? until : PARK_FOREVER) < 0) {
             store_wait_cancel(&w.store, key);
             answer = -1;
             break;

@@ -88,10 +88,10 @@ static void the_emission_interval_is_not_rounded(void) {
     struct quota q;
     struct quota_error error;
     CHECK(quota_init(&q, 3, NS_PER_S, 7, &error));
-    CHECK_EQUAL(q.interval_ns, 333333333);
-    CHECK_EQUAL(q.interval_rem, 1);
-    CHECK_EQUAL(q.span_ns, 2333333333);
-    CHECK_EQUAL(q.span_rem, 1);
+    CHECK_EQUAL(q.interval_ns, 333333334);
+    CHECK_EQUAL(q.interval_excess, 2);
+    CHECK_EQUAL(q.span_ns, 2333333334);
+    CHECK_EQUAL(q.span_excess, 2);
     CHECK(!q.wide);
     CHECK(quota_init(&q, 1, QUOTA_PERIOD_MAX, QUOTA_BURST_MAX, &error));
     CHECK(q.wide);
