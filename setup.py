@@ -40,7 +40,8 @@ def warnings_are_errors() -> bool:
 
 
 def compile_flags() -> list[str]:
-    flags = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-fvisibility=hidden", "-pthread"]
+    flags += ["-Wall", "-Wextra"]
     if warnings_are_errors():
         flags.append("-Werror")
     return flags + shlex.split(os.environ.get("HEADWAY_CFLAGS", ""))

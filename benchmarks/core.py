@@ -24,7 +24,16 @@ NAME = "core"
 STEP_BOUND_NS = 15.0
 KEYED_BOUND_NS = 40.0
 CORE = Path(__file__).parent.parent / "src" / "core"
-FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra")
+FLAGS = (
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-D_GNU_SOURCE",
+    "-O3",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+)
 
 
 def build(folder: Path) -> Path:

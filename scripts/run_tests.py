@@ -32,7 +32,8 @@ from requirements import of_extra
 ROOT = Path(__file__).resolve().parent.parent
 LAST_LINE = ROOT / "build" / "last-test-line.txt"
 SANITIZERS = {"plain": "", "asan": "-fsanitize=address,undefined", "tsan": "-fsanitize=thread"}
-FAST_FOLDERS = ("tests/api", "tests/properties")
+# tests/faults has what only later Pythons can run: an interpreter with a GIL of its own.
+FAST_FOLDERS = ("tests/api", "tests/properties", "tests/threads", "tests/faults")
 C_PROGRAM_SECONDS = 300
 PYTEST_SECONDS = 900
 FAST_SECONDS = 300
