@@ -133,7 +133,7 @@ def store(clock: headway.VirtualClock) -> headway.MemoryStore:
 
 @pytest.fixture
 def run_python() -> Callable[..., str]:
-    """Runs a program in a new interpreter and returns what it printed; a failure shows its errors."""
+    """Runs a program in a new interpreter and returns what it printed, or shows its errors."""
 
     def run(program: str, *args: str, deadline: float = 45.0) -> str:
         command = [sys.executable, "-c", textwrap.dedent(program), *args]

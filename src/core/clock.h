@@ -26,8 +26,7 @@ extern _Atomic int64_t clock_offset_ns;
 static inline int64_t clock_now(void) {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * NS_PER_S + ts.tv_nsec +
-           atomic_load_explicit(&clock_offset_ns, memory_order_relaxed);
+    return (int64_t)ts.tv_sec * NS_PER_S + ts.tv_nsec + atomic_load_explicit(&clock_offset_ns, memory_order_relaxed);
 }
 
 /* The same instant on CLOCK_MONOTONIC, for handing a deadline to the kernel. */

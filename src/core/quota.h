@@ -27,7 +27,7 @@ struct quota {
     int64_t span_ns;         /* burst * T = span_ns - span_excess / limit, when not wide */
     int64_t span_excess;
     float span_scale; /* burst * T in nanoseconds, near enough to compare keys by */
-    bool wide; /* burst * T is longer than 2^61 ns (73 years): the 64-bit path is closed */
+    bool wide;        /* burst * T is longer than 2^61 ns (73 years): the 64-bit path is closed */
 };
 
 /* What a text or a number did wrong: a sentence for the user. */

@@ -1,4 +1,4 @@
-"""The rooms are as ARCHITECTURE.md draws them: dependencies point one way, and every core file is on the page."""
+"""The rooms are as ARCHITECTURE.md draws them: dependencies point one way, no core file is missing."""
 
 from __future__ import annotations
 
