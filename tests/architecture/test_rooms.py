@@ -1,4 +1,4 @@
-"""The rooms are as ARCHITECTURE.md draws them: dependencies point one way, no core file is missing."""
+"""The rooms are as ARCHITECTURE.md draws them: dependencies point one way, no file is missing."""
 
 from __future__ import annotations
 
