@@ -239,7 +239,7 @@ int bucket_wait_begin(struct bucket *b, double tokens, struct bucket_waiter *w, 
     line_join(&b->line->line, &w->waiter);
     line_serve(&b->line->line, now);
     served = w->waiter.served;
-    *until = line_sleep_until(&w->waiter);
+    *until = line_sleep_until(&w->waiter, now);
 done:
     lock_release(lock_of(b));
     return served;
@@ -249,8 +249,9 @@ bool bucket_wait_check(struct bucket_waiter *w, int64_t *until) {
     struct bucket *b = w->bucket;
     lock_acquire(lock_of(b));
     if (!w->waiter.served) {
-        line_serve(&b->line->line, now_of(b));
-        *until = line_sleep_until(&w->waiter);
+        int64_t now = now_of(b);
+        line_serve(&b->line->line, now);
+        *until = line_sleep_until(&w->waiter, now);
     }
     bool served = w->waiter.served;
     lock_release(lock_of(b));

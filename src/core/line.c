@@ -21,10 +21,15 @@ void line_join(struct line *l, struct waiter *w) {
     l->length++;
 }
 
-void line_serve(struct line *l, int64_t now) {
+static void serve_some(struct line *l, int64_t now, int64_t most) {
     bool moved = false;
     while (l->head != NULL) {
         struct waiter *w = l->head;
+        if (most-- == 0) {
+            w->due = now;
+            w->wake(w);
+            return;
+        }
         int64_t wait = l->serve(l, w, now);
         if (wait > 0) {
             int64_t due = wait > INT64_MAX - now ? INT64_MAX : now + wait;
@@ -42,11 +47,15 @@ void line_serve(struct line *l, int64_t now) {
     }
 }
 
+void line_serve(struct line *l, int64_t now) {
+    serve_some(l, now, LINE_BATCH);
+}
+
 void line_serve_through(struct line *l, int64_t now) {
     int64_t last = INT64_MIN;
     while (l->head != NULL && l->head->due <= now && l->head->due > last) {
         last = l->head->due;
-        line_serve(l, last);
+        serve_some(l, last, INT64_MAX);
     }
 }
 
@@ -61,6 +70,12 @@ void line_leave(struct waiter *w, int64_t now) {
     }
 }
 
-int64_t line_sleep_until(const struct waiter *w) {
-    return w->line != NULL && w->line->head == w ? w->due : INT64_MAX;
+void line_forget(struct line *l) {
+    while (l->head != NULL) {
+        unlink_waiter(l, l->head);
+    }
+}
+
+int64_t line_sleep_until(const struct waiter *w, int64_t now) {
+    return w->line != NULL && (w->line->head == w || w->due > now) ? w->due : INT64_MAX;
 }

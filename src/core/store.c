@@ -54,13 +54,16 @@ static void decide_one(struct store *s, const struct plan *p, const struct table
 
 /* Of several rules the tightest speaks: denied, the one with the longest wait; admitted, the one with the fewest remaining,
  * then the longest reset. */
-static void choose_tightest(const struct plan *p, const struct state *states, int64_t now, struct outcome *out) {
+static void choose_tightest(const struct plan *p, const struct state *states, int64_t denied_cost, int64_t now,
+                            struct outcome *out) {
     struct decision best = {0}, d;
     for (int i = 0; i < p->count; i++) {
-        algorithm_report(p->algorithm, &states[i], &p->rules[i].quota, out->denied_cost, now, &d);
-        if (i == 0 || decision_is_tighter(&d, &best, out->denied_cost > 0)) {
+        int64_t cost = rule_cost(&p->rules[i], denied_cost);
+        algorithm_report(p->algorithm, &states[i], &p->rules[i].quota, cost, now, &d);
+        if (i == 0 || decision_is_tighter(&d, &best, denied_cost > 0)) {
             best = d;
             out->rule = i;
+            out->denied_cost = cost;
         }
     }
     out->state = states[out->rule];
@@ -74,12 +77,12 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
     struct shard *shard = table_shard(&s->table, key->hash);
     bool admitted = true;
 
-    *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = -1};
+    *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .wait_ns = -1};
     shard_enter(s, shard);
     for (int i = 0; i < p->count; i++) {
         cells[i] = table_find(shard, p->rules[i].space, key);
         before[i] = after[i] = state_of(shard, cells[i]);
-        if (!algorithm_step(p->algorithm, &after[i], &p->rules[i].quota, cost, now)) {
+        if (!algorithm_step(p->algorithm, &after[i], &p->rules[i].quota, rule_cost(&p->rules[i], cost), now)) {
             admitted = false;
         }
     }
@@ -96,7 +99,6 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
             }
         }
         if (out->kind == OUTCOME_ADMITTED) {
-            out->denied_cost = 0;
             for (int i = 0; cost > 0 && i < p->count; i++) {
                 struct cell *c = &shard->cells[cells[i]];
                 c->state = after[i];
@@ -109,7 +111,8 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
         }
     }
     shard_leave(s, shard);
-    choose_tightest(p, out->kind == OUTCOME_ADMITTED ? after : before, now, out);
+    admitted = out->kind == OUTCOME_ADMITTED;
+    choose_tightest(p, admitted ? after : before, admitted ? 0 : cost, now, out);
 }
 
 void store_decide(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
@@ -153,11 +156,29 @@ void store_refund(struct store *s, const struct plan *p, const struct table_key 
     for (int i = 0; i < p->count; i++) {
         uint32_t n = table_find(shard, p->rules[i].space, key);
         if (n != CELL_NONE) {
-            algorithm_refund(p->algorithm, &shard->cells[n].state, &p->rules[i].quota, cost, now);
+            algorithm_refund(p->algorithm, &shard->cells[n].state, &p->rules[i].quota, rule_cost(&p->rules[i], cost),
+                             now);
             table_touch(shard, &shard->cells[n], &p->rules[i].quota, now);
         }
     }
     shard_leave(s, shard);
+}
+
+bool store_correct(struct store *s, const struct rule *r, const struct table_key *key, int64_t surplus, int64_t now) {
+    enum algorithm_id algorithm = (enum algorithm_id)(r->space & ((1 << SPACE_ALGORITHM_BITS) - 1));
+    struct shard *shard = table_shard(&s->table, key->hash);
+    bool done = true;
+    shard_enter(s, shard);
+    uint32_t n = table_find(shard, r->space, key);
+    if (n == CELL_NONE && surplus < 0) {
+        done = table_insert(&s->table, shard, r->space, key, now, &n) == TABLE_OK;
+    }
+    if (done && n != CELL_NONE) {
+        algorithm_refund(algorithm, &shard->cells[n].state, &r->quota, surplus, now);
+        table_touch(shard, &shard->cells[n], &r->quota, now);
+    }
+    shard_leave(s, shard);
+    return done;
 }
 
 void store_forget(struct store *s, const struct plan *p, const struct table_key *key) {

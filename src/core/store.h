@@ -19,7 +19,12 @@
 struct rule {
     struct quota quota;
     uint32_t space; /* from the binding's register; the low bits are the algorithm */
+    int64_t fixed_cost; /* what this rule takes of any call that costs something; 0: the call's own cost */
 };
+
+static inline int64_t rule_cost(const struct rule *r, int64_t cost) {
+    return r->fixed_cost > 0 && cost > 0 ? r->fixed_cost : cost;
+}
 
 /* The rules that a call must pass, all of one algorithm. */
 struct plan {
@@ -36,7 +41,7 @@ struct outcome {
     int rule;           /* the tightest one; what follows is its state */
     struct state state; /* after the decision */
     int64_t now;
-    int64_t denied_cost; /* 0 when admitted */
+    int64_t denied_cost; /* what that rule was asked for; 0 when admitted */
     int64_t wait_ns;     /* when the state alone does not tell (others are in line, several rules); else -1 */
 };
 
@@ -72,6 +77,10 @@ static inline int64_t store_now(const struct store *s) {
 }
 
 void store_limit(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, struct outcome *out);
+
+/* Corrects what an admitted call took under one rule: `surplus` is given back; a negative one is charged, though the bucket go into
+ * debt. For the bucket algorithms. False: no memory or no room for the key. */
+bool store_settle(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus);
 
 /* Reads and changes nothing. */
 void store_peek(struct store *s, const struct plan *p, const struct table_key *key, struct outcome *out);

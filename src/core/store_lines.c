@@ -14,7 +14,9 @@
 
 struct projection {
     bool valid;
+    bool uniform; /* all in line have one rule, and it is `quota` */
     int count;
+    struct quota quota;
     int64_t from; /* the last of the line is served then */
     struct {
         uint32_t space;
@@ -58,7 +60,8 @@ static int64_t plan_wait(struct store *s, const struct plan *p, const struct tab
     int64_t longest = 0;
     for (int i = 0; i < p->count; i++) {
         struct state state = store_state(s, p->rules[i].space, key);
-        int64_t wait = algorithm_wait(p->algorithm, &state, &p->rules[i].quota, cost, now);
+        int64_t wait =
+            algorithm_wait(p->algorithm, &state, &p->rules[i].quota, rule_cost(&p->rules[i], cost), now);
         longest = wait > longest ? wait : longest;
     }
     return longest;
@@ -101,7 +104,7 @@ static int64_t project(struct store_line *l, const struct plan *p, int64_t cost,
         if (states[i] == NULL) {
             return at; /* too many different rules in one line to foresee: a lower bound */
         }
-        int64_t wait = algorithm_wait(p->algorithm, states[i], &p->rules[i].quota, cost, at);
+        int64_t wait = algorithm_wait(p->algorithm, states[i], &p->rules[i].quota, rule_cost(&p->rules[i], cost), at);
         longest = wait > longest ? wait : longest;
     }
     if (longest > CLOCK_END - at) {
@@ -110,11 +113,27 @@ static int64_t project(struct store_line *l, const struct plan *p, int64_t cost,
     at += longest;
     if (commit) {
         for (int i = 0; i < p->count; i++) {
-            algorithm_step(p->algorithm, states[i], &p->rules[i].quota, cost, at);
+            algorithm_step(p->algorithm, states[i], &p->rules[i].quota, rule_cost(&p->rules[i], cost), at);
         }
         l->projection.from = at;
+        l->projection.uniform =
+            l->projection.uniform && p->count == 1 && quota_equal(&l->projection.quota, &p->rules[0].quota);
     }
     return at;
+}
+
+/* Somebody who was projected is out, or has given `cost` back. In a uniform line of a bucket algorithm nothing is lost between two
+ * who wait, so the projection can be set right in one step: 100,000 can wait and leave at any time. */
+static void project_without(struct store_line *l, const struct plan *p, int64_t cost, int64_t now) {
+    struct projection *pr = &l->projection;
+    bool bucket = p->algorithm == GCRA || p->algorithm == TOKEN_BUCKET || p->algorithm == LEAKING_BUCKET;
+    if (pr->valid && pr->uniform && bucket && pr->count == 1 && p->count == 1 &&
+        quota_equal(&pr->quota, &p->rules[0].quota)) {
+        algorithm_refund(p->algorithm, &pr->slots[0].state, &pr->quota, cost, now);
+        pr->from = now;
+    } else {
+        pr->valid = false;
+    }
 }
 
 static void project_line(struct store_line *l, int64_t now) {
@@ -127,6 +146,10 @@ static void project_line(struct store_line *l, int64_t now) {
     l->projection.valid = true;
     l->projection.count = 0;
     l->projection.from = now;
+    l->projection.uniform = true;
+    if (l->line.head != NULL) {
+        l->projection.quota = ((struct store_waiter *)l->line.head)->plan->rules[0].quota;
+    }
     for (struct waiter *w = l->line.head; w != NULL; w = w->next) {
         struct store_waiter *sw = (struct store_waiter *)w;
         int64_t due = project(l, sw->plan, sw->cost, true);
@@ -144,11 +167,13 @@ static void deny(const struct plan *p, const struct table_key *key, struct store
     struct decision tightest = {0}, d;
     for (int i = 0; i < p->count; i++) {
         struct state state = store_state(s, p->rules[i].space, key);
-        algorithm_report(p->algorithm, &state, &p->rules[i].quota, cost, now, &d);
+        int64_t asked = rule_cost(&p->rules[i], cost);
+        algorithm_report(p->algorithm, &state, &p->rules[i].quota, asked, now, &d);
         if (i == 0 || d.retry_after_ns > tightest.retry_after_ns) {
             tightest = d;
             out->rule = i;
             out->state = state;
+            out->denied_cost = asked;
         }
     }
 }
@@ -156,7 +181,8 @@ static void deny(const struct plan *p, const struct table_key *key, struct store
 static bool can_never_fit(const struct plan *p, int64_t cost) {
     for (int i = 0; i < p->count; i++) {
         struct state fresh = {{0, 0, 0}};
-        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, cost, 0) == WAIT_NEVER) {
+        int64_t asked = rule_cost(&p->rules[i], cost);
+        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, asked, 0) == WAIT_NEVER) {
             return true;
         }
     }
@@ -192,6 +218,7 @@ static struct store_line *line_make(struct store *s, const struct plan *p, const
     l->space = p->line_space;
     memcpy(l->bytes, key->bytes, key->length);
     l->key = (struct table_key){.hash = key->hash, .bytes = l->bytes, .length = key->length};
+    l->projection.quota = p->rules[0].quota;
     project_line(l, now);
     return l;
 }
@@ -241,7 +268,7 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
     w->waiter.due = project(l, p, cost, true);
     line_join(&l->line, &w->waiter);
     decided = false;
-    int64_t wake = line_sleep_until(&w->waiter);
+    int64_t wake = line_sleep_until(&w->waiter, now);
     *until = wake < w->deadline ? wake : w->deadline;
 done:
     lock_release(&s->lines_lock);
@@ -265,8 +292,8 @@ bool store_wait_check(struct store_waiter *w, int64_t *until) {
     if (!w->waiter.served && now >= w->deadline) {
         /* Somebody else used up what was promised: another quota on the key, say. */
         deny(w->plan, &l->key, s, w->cost, now, -1, &w->outcome);
+        project_without(l, w->plan, w->cost, now);
         line_leave(&w->waiter, now);
-        l->projection.valid = false;
         w->waiter.served = true;
     }
     if (w->waiter.served) {
@@ -275,7 +302,7 @@ bool store_wait_check(struct store_waiter *w, int64_t *until) {
         goto done;
     }
     decided = false;
-    int64_t wake = line_sleep_until(&w->waiter);
+    int64_t wake = line_sleep_until(&w->waiter, now);
     *until = wake < w->deadline ? wake : w->deadline;
 done:
     lock_release(&s->lines_lock);
@@ -292,15 +319,31 @@ void store_wait_cancel(struct store_waiter *w, const struct table_key *key) {
             store_refund(s, w->plan, key, w->cost, now);
         }
         if (*at != NULL) {
-            (*at)->projection.valid = false;
+            if (w->outcome.kind == OUTCOME_ADMITTED) {
+                project_without(*at, w->plan, w->cost, now);
+            }
             line_serve(&(*at)->line, now);
         }
     } else if (w->waiter.line != NULL) {
-        (*at)->projection.valid = false;
+        project_without(*at, w->plan, w->cost, now);
         line_leave(&w->waiter, now);
     }
     drop_if_empty(s, at);
     lock_release(&s->lines_lock);
+}
+
+bool store_settle(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus) {
+    lock_acquire(&s->lines_lock);
+    int64_t now = store_now(s);
+    bool done = store_correct(s, &p->rules[rule], key, surplus, now);
+    struct store_line **at = line_at(s, p->line_space, key);
+    if (*at != NULL) {
+        (*at)->projection.valid = false;
+        line_serve(&(*at)->line, now);
+        drop_if_empty(s, at);
+    }
+    lock_release(&s->lines_lock);
+    return done;
 }
 
 void store_reset(struct store *s, const struct plan *p, const struct table_key *key) {
@@ -351,6 +394,7 @@ void store_lines_forget(struct store *s) {
         while (s->lines[i] != NULL) {
             struct store_line *l = s->lines[i];
             s->lines[i] = l->next;
+            line_forget(&l->line);
             free(l);
         }
     }

@@ -202,5 +202,5 @@ static PyType_Spec bucket_spec = {"headway.TokenBucket", sizeof(BucketObject), 0
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, bucket_slots};
 
 PyTypeObject *bucket_type_make(PyObject *module) {
-    return type_make(module, &bucket_spec, NULL);
+    return type_make(module, &bucket_spec, NULL, NULL);
 }

@@ -101,5 +101,5 @@ static PyType_Spec clock_spec = {"headway.VirtualClock", sizeof(ClockObject), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, clock_slots};
 
 PyTypeObject *clock_type_make(PyObject *module) {
-    return type_make(module, &clock_spec, NULL);
+    return type_make(module, &clock_spec, NULL, NULL);
 }

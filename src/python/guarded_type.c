@@ -8,7 +8,7 @@
 typedef struct {
     PyObject_HEAD
     PyObject *dict, *weakrefs;
-    ThrottledObject *limiter;
+    LimiterObject *limiter;
     PyObject *function;
     vectorcallfunc vectorcall;
 } GuardedObject;
@@ -17,10 +17,10 @@ static PyObject *guarded_call(PyObject *object, PyObject *const *args, size_t na
     GuardedObject *self = (GuardedObject *)object;
     PyObject *result;
     struct call call = {.vector = args, .nargsf = nargsf, .names = names};
-    int admitted = throttled_acquire(self->limiter, &call, self->limiter->timeout_ns, &result, false);
+    int admitted = limiter_acquire(self->limiter, &call, self->limiter->timeout_ns, &result, false);
     if (admitted <= 0) {
         if (admitted == 0) {
-            raise_limited(self->limiter->module, result);
+            raise_limited(self->limiter, result);
             Py_DECREF(result);
         }
         return NULL;
@@ -33,20 +33,20 @@ static PyObject *guarded_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     static char *names[] = {"limiter", "function", NULL};
     struct module_state *m = state_of_type(type);
     PyObject *limiter, *function;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O:Guarded", names, m->throttled, &limiter, &function)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O:Guarded", names, m->limiter, &limiter, &function)) {
         return NULL;
     }
     if (!PyCallable_Check(function)) {
         PyErr_Format(PyExc_TypeError, "Invalid function: %R, must be callable.", function);
         return NULL;
     }
-    if (((ThrottledObject *)limiter)->store == NULL) {
+    if (((LimiterObject *)limiter)->store == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Throttled.__init__ was not called.");
         return NULL;
     }
     GuardedObject *self = (GuardedObject *)type->tp_alloc(type, 0);
     if (self != NULL) {
-        self->limiter = (ThrottledObject *)Py_NewRef(limiter);
+        self->limiter = (LimiterObject *)Py_NewRef(limiter);
         self->function = Py_NewRef(function);
         self->vectorcall = guarded_call;
     }
@@ -146,5 +146,5 @@ static PyType_Spec guarded_spec = {"headway._core.Guarded", sizeof(GuardedObject
                                    guarded_slots};
 
 PyTypeObject *guarded_type_make(PyObject *module) {
-    return type_make(module, &guarded_spec, NULL);
+    return type_make(module, &guarded_spec, NULL, NULL);
 }

@@ -5,8 +5,13 @@
 #define HEADWAY_VERSION "0"
 #endif
 
-PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, const char *const *match_args) {
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, PyTypeObject *base, const char *const *match_args) {
+    PyObject *bases = base == NULL ? NULL : PyTuple_Pack(1, base);
+    if (base != NULL && bases == NULL) {
+        return NULL;
+    }
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, bases);
+    Py_XDECREF(bases);
     if (type == NULL || match_args == NULL) {
         return (PyTypeObject *)type;
     }
@@ -31,6 +36,11 @@ PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, const char *const *
     }
     Py_XDECREF(names);
     return (PyTypeObject *)type;
+}
+
+const char *type_short_name(const PyTypeObject *type) {
+    const char *dot = strrchr(type->tp_name, '.');
+    return dot != NULL ? dot + 1 : type->tp_name;
 }
 
 struct module_state *state_of_instance(PyObject *self) {
@@ -106,7 +116,12 @@ static int module_exec(PyObject *module) {
         (m->str_key = PyUnicode_InternFromString("key")) == NULL ||
         (m->str_cost = PyUnicode_InternFromString("cost")) == NULL ||
         (m->str_timeout = PyUnicode_InternFromString("timeout")) == NULL ||
-        (m->str_value = PyUnicode_InternFromString("value")) == NULL) {
+        (m->str_value = PyUnicode_InternFromString("value")) == NULL ||
+        (m->str_limited_error = PyUnicode_InternFromString("_limited_error")) == NULL ||
+        (m->str_thread_id = PyUnicode_InternFromString("_thread_id")) == NULL ||
+        (m->str_call_soon = PyUnicode_InternFromString("call_soon")) == NULL ||
+        (m->str_thread_life = PyUnicode_InternFromString("headway.thread")) == NULL ||
+        (m->context_name = Py_BuildValue("(s)", "context")) == NULL) {
         return -1;
     }
     if (add_type(module, &m->rate, rate_type_make(module), true) < 0 ||
@@ -116,11 +131,29 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->clock, clock_type_make(module), true) < 0 ||
         add_type(module, &m->store, store_type_make(module), true) < 0 ||
         add_type(module, &m->plan, plan_type_make(module), false) < 0 ||
-        add_type(module, &m->throttled, throttled_type_make(module), true) < 0 ||
+        add_type(module, &m->limiter, limiter_type_make(module), true) < 0 ||
+        add_type(module, &m->throttled, throttled_type_make(module, m->limiter), true) < 0 ||
+        add_type(module, &m->async_throttled, async_throttled_type_make(module, m->limiter), false) < 0 ||
+        PyModule_AddObjectRef(module, "AsyncThrottled", (PyObject *)m->async_throttled) < 0 ||
+        add_type(module, &m->call, call_type_make(module), false) < 0 ||
+        add_type(module, &m->nothing_type, nothing_type_make(module), false) < 0 ||
+        add_type(module, &m->task_wait, task_wait_type_make(module), true) < 0 ||
+        add_type(module, &m->waker, waker_type_make(module), false) < 0 ||
+        add_type(module, &m->alarm, alarm_type_make(module), false) < 0 ||
+        add_type(module, &m->pool, pool_type_make(module), true) < 0 ||
+        add_type(module, &m->semaphore, semaphore_type_make(module), false) < 0 ||
+        add_type(module, &m->sync_semaphore, sync_semaphore_type_make(module, m->semaphore), true) < 0 ||
+        add_type(module, &m->async_semaphore, async_semaphore_type_make(module, m->semaphore), true) < 0 ||
+        add_type(module, &m->thread_life, thread_life_type_make(module), false) < 0 ||
         add_type(module, &m->guarded, guarded_type_make(module), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
     }
+    m->nothing = (PyObject *)PyObject_GC_New(PyObject, m->nothing_type);
+    if (m->nothing == NULL) {
+        return -1;
+    }
+    PyObject_GC_Track(m->nothing);
     if (PyModule_AddFunctions(module, quota_functions) < 0 || PyModule_AddFunctions(module, step_functions) < 0 ||
         PyModule_AddFunctions(module, own_functions) < 0) {
         return -1;
@@ -135,6 +168,28 @@ static int module_exec(PyObject *module) {
     do_it(m->clock);                                                                                                   \
     do_it(m->store);                                                                                                   \
     do_it(m->plan);                                                                                                    \
+    do_it(m->limiter);                                                                                                 \
+    do_it(m->async_throttled);                                                                                         \
+    do_it(m->call);                                                                                                    \
+    do_it(m->nothing_type);                                                                                            \
+    do_it(m->task_wait);                                                                                               \
+    do_it(m->waker);                                                                                                   \
+    do_it(m->alarm);                                                                                                   \
+    do_it(m->pool);                                                                                                    \
+    do_it(m->semaphore);                                                                                               \
+    do_it(m->sync_semaphore);                                                                                          \
+    do_it(m->async_semaphore);                                                                                         \
+    do_it(m->thread_life);                                                                                             \
+    do_it(m->str_limited_error);                                                                                       \
+    do_it(m->str_thread_id);    \
+    do_it(m->str_call_soon);                                                                                           \
+    do_it(m->str_thread_life);                                                                                         \
+    do_it(m->context_name);                                                                                            \
+    do_it(m->nothing);                                                                                                 \
+    do_it(m->get_running_loop);                                                                                        \
+    do_it(m->current_task);                                                                                            \
+    do_it(m->cancelled_error);                                                                                         \
+    do_it(m->wakers);                                                                                                  \
     do_it(m->throttled);                                                                                               \
     do_it(m->guarded);                                                                                                 \
     do_it(m->bucket);                                                                                                  \
@@ -162,6 +217,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
 static int module_clear(PyObject *module) {
     struct module_state *m = PyModule_GetState(module);
     result_free_list_clear(m);
+    call_free_list_clear(m);
     EACH_OBJECT(Py_CLEAR);
     return 0;
 }

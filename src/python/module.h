@@ -12,12 +12,16 @@
 #include <structmember.h>
 
 #include "bucket.h"
+#include "semaphore.h"
 #include "store.h"
 
 #define FREE_RESULTS 32
 
 struct module_state {
-    PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *throttled, *guarded, *bucket;
+    PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *guarded, *bucket;
+    PyTypeObject *limiter, *throttled, *async_throttled;
+    PyTypeObject *call, *nothing_type, *task_wait, *waker, *alarm;
+    PyTypeObject *pool, *semaphore, *sync_semaphore, *async_semaphore, *thread_life;
     /* headway.exceptions */
     PyObject *setup_error, *data_error, *store_error, *limited_error;
     PyObject *timedelta;     /* imported when first needed, as the next two */
@@ -25,10 +29,18 @@ struct module_state {
     PyObject *decorate;      /* headway._wrap.decorate */
     PyObject *default_store; /* shared by all Throttled without one of their own */
     PyObject *default_prefix;
-    PyObject *str_key, *str_cost, *str_timeout, *str_value;
+    PyObject *str_key, *str_cost, *str_timeout, *str_value, *str_limited_error, *str_thread_life, *str_call_soon, *str_thread_id;
+    PyObject *nothing; /* an awaitable of None, for those who have nothing to do */
+    /* Of asyncio, imported when a loop may be running; NULL before. */
+    PyObject *get_running_loop, *current_task, *cancelled_error;
+    PyObject *wakers;       /* WeakKeyDictionary: loop -> Waker */
+    PyObject *context_name; /* the keyword of call_soon, as a tuple */
+    _Atomic(struct task_wait_object *) woken; /* tasks to be told, see wait.h */
 #ifndef Py_GIL_DISABLED
     struct result_object *free_results;
     int free_result_count;
+    struct call_object *free_calls;
+    int free_call_count;
 #endif
 };
 
@@ -85,6 +97,7 @@ typedef struct {
     struct plan *plan;
 } PlanObject;
 
+/* Throttled, and what else enters by the quota of a key. */
 typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
@@ -100,7 +113,29 @@ typedef struct {
     double timeout;
     int64_t timeout_ns, cost_value; /* -1: not blocking; -1: a callable */
     enum algorithm_id algorithm;
-} ThrottledObject;
+    bool silent; /* entering returns None, not the result */
+} LimiterObject;
+
+/* The permits under one name; alive while there is a semaphore object, a lease or a waiter. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    PyObject *name, *store; /* the store's clock is borrowed */
+    bool ready;
+    struct semaphore semaphore;
+    _Atomic int64_t lapsed; /* leases ended because their holder was gone, and no exit has come since */
+} PoolObject;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    struct module_state *module;
+    PoolObject *pool;
+    double max_sleep; /* seconds, 0 for no end */
+    double expiry;
+    int64_t max_sleep_ns, expiry_ns;
+    _Atomic int64_t entered; /* entered and not left */
+} SemaphoreObject;
 
 /* ---- types: one file each ---- */
 
@@ -111,12 +146,25 @@ PyTypeObject *result_type_make(PyObject *module);
 PyTypeObject *clock_type_make(PyObject *module);
 PyTypeObject *store_type_make(PyObject *module);
 PyTypeObject *plan_type_make(PyObject *module);
-PyTypeObject *throttled_type_make(PyObject *module);
+PyTypeObject *limiter_type_make(PyObject *module);
+PyTypeObject *throttled_type_make(PyObject *module, PyTypeObject *limiter);
+PyTypeObject *async_throttled_type_make(PyObject *module, PyTypeObject *limiter);
 PyTypeObject *guarded_type_make(PyObject *module);
 PyTypeObject *bucket_type_make(PyObject *module);
+PyTypeObject *call_type_make(PyObject *module);
+PyTypeObject *nothing_type_make(PyObject *module);
+PyTypeObject *task_wait_type_make(PyObject *module);
+PyTypeObject *waker_type_make(PyObject *module);
+PyTypeObject *alarm_type_make(PyObject *module);
+PyTypeObject *pool_type_make(PyObject *module);
+PyTypeObject *semaphore_type_make(PyObject *module);
+PyTypeObject *sync_semaphore_type_make(PyObject *module, PyTypeObject *semaphore);
+PyTypeObject *async_semaphore_type_make(PyObject *module, PyTypeObject *semaphore);
+PyTypeObject *thread_life_type_make(PyObject *module);
 
-/* A heap type of the module; `match_args` (NULL: none) ends in NULL. */
-PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, const char *const *match_args);
+/* A heap type of the module, under `base` (NULL: object); `match_args` (NULL: none) ends in NULL. */
+PyTypeObject *type_make(PyObject *module, PyType_Spec *spec, PyTypeObject *base, const char *const *match_args);
+const char *type_short_name(const PyTypeObject *type);
 
 extern PyMethodDef quota_functions[]; /* per_sec and so on */
 extern PyMethodDef step_functions[];
@@ -163,15 +211,66 @@ struct call {
 };
 
 /* Decides for the instance's key and cost. 1 admitted; 0 denied; -1 an exception. `*result` (may be NULL) is set to a new
- * RateLimitResult, when `result` is given or when the call was denied. */
-int throttled_acquire(ThrottledObject *t, const struct call *call, int64_t timeout_ns, PyObject **result,
-                      bool always_result);
+ * RateLimitResult, when `always_result` or when the call was denied. */
+int limiter_acquire(LimiterObject *t, const struct call *call, int64_t timeout_ns, PyObject **result,
+                    bool always_result);
+
+/* The parts of it. Keys and plans are new references. */
+LimiterObject *ready_limiter(PyObject *self);
+PyObject *limiter_key(LimiterObject *t, const struct call *call);
+int limiter_cost(LimiterObject *t, const struct call *call, int64_t *cost);
+PlanObject *limiter_plan(LimiterObject *t, PyObject *key);
+PyObject *limiter_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns);
+PyObject *limiter_decide(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns); /* without hooks */
+/* Raises for an outcome that is neither admitted nor denied, where the store says so. */
+int limiter_check_outcome(LimiterObject *t, const struct outcome *out);
+PyObject *limiter_peek(LimiterObject *t, PyObject *key);
+PyObject *limiter_reset(LimiterObject *t, PyObject *key);
+
+/* ---- awaitables of the same; those that take a key take the reference over ---- */
+
+PyObject *call_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns);
+PyObject *call_enter(LimiterObject *t, const struct call *call);
+PyObject *call_peek(LimiterObject *t, PyObject *key);
+PyObject *call_reset(LimiterObject *t, PyObject *key);
+PyObject *call_permit(SemaphoreObject *s);
+
+/* A permit has been handed over: its lease keeps the pool alive. */
+void semaphore_entered(SemaphoreObject *s);
+
+void call_free_list_clear(struct module_state *m);
+
+/* ---- who holds a permit: a task or a thread, by a weak reference. New references ---- */
+
+PyObject *holder_thread(struct module_state *m);
+PyObject *holder_task(struct module_state *m); /* the thread, where no task of asyncio runs */
+bool holder_lives(struct module_state *m, PyObject *holder);
+
+/* The running loop of asyncio: a new reference, or NULL, without an exception where none is running. */
+PyObject *running_loop(struct module_state *m);
+
 /* Sleeps without the GIL until woken or `instant_ns`; PARK_FOREVER for no end. -1 when a signal handler raised. It may return
  * early, so the caller looks again. */
 int sleep_in_line(struct parker *parker, int64_t instant_ns);
 
-/* Raises LimitedError with `result`. */
-void raise_limited(struct module_state *m, PyObject *result);
+/* Raises what the limiter raises when it denies: LimitedError with `result`, mostly. */
+void raise_limited(LimiterObject *t, PyObject *result);
+PyObject *limiter_limited_error(PyObject *object, PyObject *result);
+
+/* What a weak reference points to: a new reference, or NULL when it is gone. */
+static inline PyObject *weak_target(PyObject *reference) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *target;
+    return PyWeakref_GetRef(reference, &target) > 0 ? target : NULL;
+#else
+    PyObject *target = PyWeakref_GetObject(reference);
+    return target == Py_None ? NULL : Py_XNewRef(target);
+#endif
+}
+
+static inline struct module_state *state_of_limiter(PyObject *object) {
+    return ((LimiterObject *)object)->module;
+}
 
 static inline struct module_state *state_of_type(PyTypeObject *type) {
     return (struct module_state *)PyType_GetModuleState(type);

@@ -62,5 +62,5 @@ static PyType_Spec plan_spec = {"headway._core.Plan", sizeof(PlanObject), 0,
                                 plan_slots};
 
 PyTypeObject *plan_type_make(PyObject *module) {
-    return type_make(module, &plan_spec, NULL);
+    return type_make(module, &plan_spec, NULL, NULL);
 }

@@ -168,7 +168,7 @@ static PyType_Spec rate_spec = {"headway.Rate", sizeof(RateObject), 0, Py_TPFLAG
                                 rate_slots};
 
 PyTypeObject *rate_type_make(PyObject *module) {
-    return type_make(module, &rate_spec, (const char *[]){"period", "limit", NULL});
+    return type_make(module, &rate_spec, NULL, (const char *[]){"period", "limit", NULL});
 }
 
 /* ---- Quota ---- */
@@ -347,7 +347,7 @@ static PyType_Spec quota_spec = {"headway.Quota", sizeof(QuotaObject), 0, Py_TPF
                                  quota_slots};
 
 PyTypeObject *quota_type_make(PyObject *module) {
-    return type_make(module, &quota_spec, (const char *[]){"rate", "burst", NULL});
+    return type_make(module, &quota_spec, NULL, (const char *[]){"rate", "burst", NULL});
 }
 
 /* ---- functions ---- */

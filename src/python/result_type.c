@@ -145,7 +145,7 @@ static PyType_Spec state_spec = {"headway.RateLimitState", sizeof(StateObject), 
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, state_slots};
 
 PyTypeObject *state_type_make(PyObject *module) {
-    return type_make(module, &state_spec, (const char *[]){"limit", "remaining", "reset_after", "retry_after", NULL});
+    return type_make(module, &state_spec, NULL, (const char *[]){"limit", "remaining", "reset_after", "retry_after", NULL});
 }
 
 /* ---- RateLimitResult ---- */
@@ -331,5 +331,5 @@ static PyType_Spec result_spec = {"headway.RateLimitResult", sizeof(ResultObject
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, result_slots};
 
 PyTypeObject *result_type_make(PyObject *module) {
-    return type_make(module, &result_spec, (const char *[]){"limited", "state", NULL});
+    return type_make(module, &result_spec, NULL, (const char *[]){"limited", "state", NULL});
 }

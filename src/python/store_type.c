@@ -286,7 +286,7 @@ static PyType_Spec store_spec = {"headway.MemoryStore", sizeof(StoreObject), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, store_slots};
 
 PyTypeObject *store_type_make(PyObject *module) {
-    PyTypeObject *type = type_make(module, &store_spec, NULL);
+    PyTypeObject *type = type_make(module, &store_spec, NULL, NULL);
     if (type != NULL) {
         PyObject *name = PyUnicode_FromString("memory");
         if (name == NULL || PyObject_SetAttrString((PyObject *)type, "TYPE", name) < 0) {

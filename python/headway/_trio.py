@@ -1,0 +1,37 @@
+"""Waiting in line where trio runs the event loop; the compiled `Call` delegates to it.
+
+The place in line is polled, but not in a rhythm: it says when another look is worth while, and
+calls when it is woken before that.
+"""
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from headway._core import TaskWait
+
+__all__ = ["in_trio", "wait"]
+
+
+def in_trio() -> bool:
+    """Tell whether this code runs in a task of trio."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def wait(place: "TaskWait") -> None:
+    """Return when `place` has been decided. Cancelling it is the caller's business."""
+    token = trio.lowlevel.current_trio_token()
+    while True:
+        news = trio.Event()
+        place._on_wake(lambda news=news: token.run_sync_soon(news.set, idempotent=True))
+        seconds = place._check()
+        if seconds is None:
+            place._on_wake(None)
+            return
+        with trio.move_on_after(seconds):
+            await news.wait()

@@ -1,0 +1,558 @@
+/* Call: what `await t.limit()`, `async with t` and `async with semaphore` await.
+ *
+ * It decides when it is first resumed, and mostly is done by that: it answers through the send slot, and the event loop learns
+ * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
+ * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
+#include "task.h"
+
+#define FREE_CALLS 64
+
+enum call_kind { CALL_LIMIT, CALL_ENTER, CALL_PEEK, CALL_RESET, CALL_PERMIT };
+enum call_phase { CALL_FRESH, CALL_RUNNING, CALL_WAITING, CALL_DONE };
+
+typedef struct call_object {
+    PyObject_HEAD
+    PyObject *owner;      /* a Limiter or a Semaphore; in the free list, the next */
+    PyObject *key;        /* NULL for a permit */
+    TaskWaitObject *wait; /* while waiting */
+    PyObject *inner;      /* where another library's event loop runs: the coroutine that waits there */
+    int64_t cost, timeout_ns;
+    uint8_t kind, phase;
+    bool tracked;
+} CallObject;
+
+static struct module_state *state_of_call(CallObject *c) {
+    return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module : ((LimiterObject *)c->owner)->module;
+}
+
+/* ---- making ---- */
+
+static CallObject *call_new(struct module_state *m, enum call_kind kind, PyObject *owner, PyObject *key) {
+    CallObject *c;
+#ifndef Py_GIL_DISABLED
+    c = m->free_calls;
+    if (c != NULL) {
+        m->free_calls = (CallObject *)c->owner;
+        m->free_call_count--;
+        PyObject_Init((PyObject *)c, m->call);
+    } else
+#endif
+    {
+        c = PyObject_GC_New(CallObject, m->call);
+        if (c == NULL) {
+            Py_XDECREF(key);
+            return NULL;
+        }
+    }
+    c->owner = Py_NewRef(owner);
+    c->key = key;
+    c->wait = NULL;
+    c->inner = NULL;
+    c->kind = (uint8_t)kind;
+    c->phase = CALL_FRESH;
+    c->tracked = false;
+    return c;
+}
+
+PyObject *call_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns) {
+    CallObject *c = call_new(t->module, CALL_LIMIT, (PyObject *)t, key);
+    if (c != NULL) {
+        c->cost = cost;
+        c->timeout_ns = timeout_ns;
+    }
+    return (PyObject *)c;
+}
+
+PyObject *call_enter(LimiterObject *t, const struct call *call) {
+    static const struct call no_arguments = {0};
+    int64_t cost;
+    call = call != NULL ? call : &no_arguments;
+    PyObject *key = limiter_cost(t, call, &cost) < 0 ? NULL : limiter_key(t, call);
+    CallObject *c = key == NULL ? NULL : call_new(t->module, CALL_ENTER, (PyObject *)t, key);
+    if (c != NULL) {
+        c->cost = cost;
+        c->timeout_ns = t->timeout_ns;
+    }
+    return (PyObject *)c;
+}
+
+PyObject *call_peek(LimiterObject *t, PyObject *key) {
+    return (PyObject *)call_new(t->module, CALL_PEEK, (PyObject *)t, key);
+}
+
+PyObject *call_reset(LimiterObject *t, PyObject *key) {
+    return (PyObject *)call_new(t->module, CALL_RESET, (PyObject *)t, key);
+}
+
+PyObject *call_permit(SemaphoreObject *s) {
+    return (PyObject *)call_new(s->module, CALL_PERMIT, (PyObject *)s, NULL);
+}
+
+/* ---- deciding ---- */
+
+/* What a decision becomes: the result, None, or an exception. Takes the result over, which may be NULL. */
+static PyObject *conclude(CallObject *c, PyObject *result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    if (result != NULL && c->kind == CALL_ENTER) {
+        if (((ResultObject *)result)->limited) {
+            raise_limited(t, result);
+            Py_CLEAR(result);
+        } else if (t->silent) {
+            Py_SETREF(result, Py_NewRef(Py_None));
+        }
+    }
+    return result;
+}
+
+static PyObject *conclude_permit(CallObject *c, const struct wait *w) {
+    if (w->refused) {
+        PyObject *error = PyObject_CallMethod(c->owner, "_max_sleep_error", NULL);
+        if (error != NULL) {
+            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+            Py_DECREF(error);
+        }
+        return NULL;
+    }
+    semaphore_entered((SemaphoreObject *)c->owner);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *take(CallObject *c) {
+    TaskWaitObject *w = c->wait;
+    w->taken = true;
+    if (c->kind == CALL_PERMIT) {
+        return conclude_permit(c, &w->wait);
+    }
+    LimiterObject *t = (LimiterObject *)c->owner;
+    const struct outcome *out = &w->wait.store.outcome;
+    return limiter_check_outcome(t, out) < 0 ? NULL
+                                             : conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
+}
+
+/* The loop's wait, or that of another library: a coroutine of headway._trio that waits for c->wait. */
+static PySendResult sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result) {
+    if (!c->tracked) {
+        c->tracked = true;
+        PyObject_GC_Track(c);
+    }
+    c->phase = CALL_WAITING;
+    if (loop != NULL) {
+        if (task_wait_sleep(c->wait, until) < 0) {
+            return PYGEN_ERROR;
+        }
+        c->wait->blocking = true;
+        *result = Py_NewRef(c->wait);
+        return PYGEN_NEXT;
+    }
+    PyObject *wait = NULL;
+    if (import_once(&wait, "headway._trio", "wait") < 0) {
+        return PYGEN_ERROR;
+    }
+    PyObject *coroutine = PyObject_CallOneArg(wait, (PyObject *)c->wait);
+    Py_DECREF(wait);
+    c->inner = coroutine;
+    if (coroutine == NULL) {
+        return PYGEN_ERROR;
+    }
+    PySendResult end = PyIter_Send(coroutine, Py_None, result);
+    if (end == PYGEN_RETURN) {
+        Py_SETREF(*result, take(c));
+        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    }
+    return end;
+}
+
+/* 1: `*loop` is the running loop, or NULL where trio runs; -1: neither does. */
+static int find_loop(struct module_state *m, PyObject **loop) {
+    *loop = running_loop(m);
+    if (*loop != NULL) {
+        return 1;
+    }
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
+    if (PyDict_GetItemString(modules, "trio") != NULL) {
+        PyObject *in_trio = NULL;
+        if (import_once(&in_trio, "headway._trio", "in_trio") < 0) {
+            return -1;
+        }
+        PyObject *answer = PyObject_CallNoArgs(in_trio);
+        Py_DECREF(in_trio);
+        int yes = answer == NULL ? -1 : PyObject_IsTrue(answer);
+        Py_XDECREF(answer);
+        if (yes != 0) {
+            return yes;
+        }
+    }
+    PyErr_SetString(PyExc_RuntimeError, "Waiting for a limiter needs a running event loop of asyncio or trio.");
+    return -1;
+}
+
+static PySendResult wait_for_slot(CallObject *c, PlanObject *plan, const struct table_key *key, PyObject *key_owner,
+                                  PyObject **result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    struct module_state *m = t->module;
+    PyObject *loop;
+    if (find_loop(m, &loop) < 0) {
+        return PYGEN_ERROR;
+    }
+    TaskWaitObject *w = task_wait_new(m, c->owner, Py_NewRef(plan), Py_NewRef(key_owner), loop);
+    PySendResult end = PYGEN_ERROR;
+    if (w != NULL) {
+        int64_t until;
+        c->wait = w;
+        w->begun = true;
+        if (wait_begin_store(&w->wait, &t->store->store, plan->plan, key, c->cost, c->timeout_ns, &until)) {
+            *result = take(c);
+            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        } else {
+            end = sleep_on(c, loop, until, result);
+        }
+        wait_flush(m);
+    }
+    Py_XDECREF(loop);
+    return end;
+}
+
+static PySendResult start_limit(CallObject *c, PyObject **result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    if (c->timeout_ns < 0 || c->cost == 0) {
+        *result = conclude(c, limiter_decide(t, c->key, c->cost, -1));
+        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    }
+    struct table_key key;
+    struct outcome out;
+    PyObject *owned = NULL;
+    PySendResult end = PYGEN_ERROR;
+    PlanObject *plan = NULL;
+    if (key_from_object(t->module, c->key, &key, &owned) == 0) {
+        plan = limiter_plan(t, c->key);
+    }
+    if (plan != NULL) {
+        store_limit(&t->store->store, plan->plan, &key, c->cost, &out);
+        wait_flush(t->module);
+        if (out.kind == OUTCOME_DENIED) {
+            end = wait_for_slot(c, plan, &key, owned != NULL ? owned : c->key, result);
+        } else if (limiter_check_outcome(t, &out) == 0) {
+            *result = conclude(c, result_new(t->module, plan, &out));
+            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        }
+    }
+    Py_XDECREF(plan);
+    Py_XDECREF(owned);
+    return end;
+}
+
+static PySendResult start_permit(CallObject *c, PyObject **result) {
+    SemaphoreObject *s = (SemaphoreObject *)c->owner;
+    struct module_state *m = s->module;
+    PyObject *holder = holder_task(m), *loop = NULL;
+    PySendResult end = PYGEN_ERROR;
+    int64_t until;
+    if (holder == NULL) {
+        return PYGEN_ERROR;
+    }
+    struct wait now; /* for the usual case: the permit is free */
+    int held = wait_begin_semaphore(&now, &s->pool->semaphore, holder, s->expiry_ns, 0, &until);
+    if (held > 0 && !now.refused) {
+        *result = conclude_permit(c, &now);
+        end = PYGEN_RETURN;
+    } else if (held >= 0 && find_loop(m, &loop) > 0) {
+        TaskWaitObject *w = task_wait_new(m, c->owner, NULL, NULL, loop);
+        if (w != NULL) {
+            c->wait = w;
+            held = wait_begin_semaphore(&w->wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
+            w->begun = held >= 0;
+            if (held > 0) {
+                *result = take(c);
+                end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+            } else if (held == 0) {
+                end = sleep_on(c, loop, until, result);
+            }
+        }
+        wait_flush(m);
+        Py_XDECREF(loop);
+    }
+    Py_DECREF(holder);
+    return end;
+}
+
+static PySendResult start(CallObject *c, PyObject **result) {
+    switch ((enum call_kind)c->kind) {
+    case CALL_LIMIT:
+    case CALL_ENTER:
+        return start_limit(c, result);
+    case CALL_PERMIT:
+        return start_permit(c, result);
+    case CALL_PEEK:
+        *result = limiter_peek((LimiterObject *)c->owner, c->key);
+        break;
+    case CALL_RESET:
+        *result = limiter_reset((LimiterObject *)c->owner, c->key);
+        break;
+    }
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+/* ---- as a coroutine ---- */
+
+static void finish(CallObject *c) {
+    c->phase = CALL_DONE;
+    if (c->wait != NULL) {
+        PyObject *error_type, *error, *traceback;
+        PyErr_Fetch(&error_type, &error, &traceback);
+        task_wait_give_up(c->wait);
+        Py_CLEAR(c->wait);
+        Py_CLEAR(c->inner);
+        PyErr_Restore(error_type, error, traceback);
+    }
+}
+
+static PySendResult call_send(PyObject *object, PyObject *value, PyObject **result) {
+    CallObject *c = (CallObject *)object;
+    PySendResult end = PYGEN_ERROR;
+    *result = NULL;
+    if (c->phase == CALL_FRESH) {
+        c->phase = CALL_RUNNING;
+        end = start(c, result);
+    } else if (c->phase == CALL_WAITING && c->inner != NULL) {
+        c->phase = CALL_RUNNING;
+        end = PyIter_Send(c->inner, value, result);
+        c->phase = CALL_WAITING;
+        if (end == PYGEN_RETURN) {
+            Py_SETREF(*result, take(c));
+            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        }
+    } else if (c->phase == CALL_WAITING && c->wait->state == TASK_WAITING) { /* resumed for no reason: sleep on */
+        c->wait->blocking = true;
+        *result = Py_NewRef(c->wait);
+        return PYGEN_NEXT;
+    } else if (c->phase == CALL_WAITING) {
+        PyObject *done = PyObject_CallMethod((PyObject *)c->wait, "result", NULL);
+        if (done != NULL) {
+            Py_DECREF(done);
+            *result = take(c);
+            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        }
+    } else {
+        PyErr_SetString(PyExc_RuntimeError, c->phase == CALL_DONE ? "cannot reuse already awaited limiter call"
+                                                                  : "limiter call is being awaited already");
+        return PYGEN_ERROR;
+    }
+    if (end != PYGEN_NEXT) {
+        finish(c);
+    }
+    return end;
+}
+
+/* What a method of a coroutine answers: a value that is yielded, or StopIteration. */
+static PyObject *method_answer(PySendResult end, PyObject *result) {
+    if (end == PYGEN_RETURN) {
+        if (result != Py_None) { /* never a tuple or an exception, which would be taken apart */
+            PyErr_SetObject(PyExc_StopIteration, result);
+        }
+        Py_DECREF(result);
+        return NULL;
+    }
+    return result;
+}
+
+static PyObject *call_next(PyObject *object) {
+    PyObject *result;
+    PySendResult end = call_send(object, Py_None, &result);
+    return method_answer(end, result);
+}
+
+static PyObject *call_send_method(PyObject *object, PyObject *value) {
+    PyObject *result;
+    PySendResult end = call_send(object, value, &result);
+    return method_answer(end, result);
+}
+
+/* throw(exception), throw(type, value), throw(type, value, traceback) */
+static void raise_thrown(PyObject *type, PyObject *value, PyObject *traceback) {
+    if (PyExceptionInstance_Check(type)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
+        return;
+    }
+    if (!PyExceptionClass_Check(type)) {
+        PyErr_Format(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException, not %s",
+                     Py_TYPE(type)->tp_name);
+        return;
+    }
+    traceback = traceback == Py_None ? NULL : traceback;
+    PyErr_Restore(Py_NewRef(type), value == Py_None ? NULL : Py_XNewRef(value), Py_XNewRef(traceback));
+}
+
+static PyObject *call_throw(PyObject *object, PyObject *args) {
+    CallObject *c = (CallObject *)object;
+    PyObject *type, *value = NULL, *traceback = NULL;
+    if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &traceback)) {
+        return NULL;
+    }
+    if (c->phase == CALL_WAITING && c->inner != NULL) {
+        PyObject *method = PyObject_GetAttrString(c->inner, "throw");
+        PyObject *yielded = method == NULL ? NULL : PyObject_CallObject(method, args);
+        Py_XDECREF(method);
+        if (yielded != NULL) {
+            return yielded;
+        }
+        if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+            PyErr_Clear();
+            PyObject *result = take(c);
+            finish(c);
+            return result == NULL ? NULL : method_answer(PYGEN_RETURN, result);
+        }
+        finish(c);
+        return NULL;
+    }
+    raise_thrown(type, value, traceback);
+    finish(c);
+    return NULL;
+}
+
+static PyObject *call_close(PyObject *object, PyObject *unused) {
+    (void)unused;
+    CallObject *c = (CallObject *)object;
+    if (c->phase == CALL_WAITING && c->inner != NULL) {
+        PyObject *done = PyObject_CallMethod(c->inner, "close", NULL);
+        if (done == NULL) {
+            PyErr_WriteUnraisable(c->inner);
+        }
+        Py_XDECREF(done);
+    }
+    finish(c);
+    Py_RETURN_NONE;
+}
+
+/* ---- life ---- */
+
+static int call_traverse(CallObject *c, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(c));
+    Py_VISIT(c->owner);
+    Py_VISIT(c->key);
+    Py_VISIT(c->wait);
+    Py_VISIT(c->inner);
+    return 0;
+}
+
+static const char *const call_names[] = {
+    [CALL_LIMIT] = "limit", [CALL_ENTER] = "__aenter__",    [CALL_PEEK] = "peek",
+    [CALL_RESET] = "reset", [CALL_PERMIT] = "__aenter__",
+};
+
+static void warn_not_awaited(CallObject *c) {
+    PyObject *error_type, *error, *traceback;
+    PyErr_Fetch(&error_type, &error, &traceback);
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%s.%s() was never awaited, so nothing was limited",
+                         type_short_name(Py_TYPE(c->owner)), call_names[c->kind]) < 0) {
+        PyErr_WriteUnraisable(c->owner);
+    }
+    PyErr_Restore(error_type, error, traceback);
+}
+
+static void call_dealloc(PyObject *object) {
+    CallObject *c = (CallObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    if (c->tracked) {
+        PyObject_GC_UnTrack(object);
+    }
+    if (c->phase == CALL_FRESH) {
+        warn_not_awaited(c);
+    }
+    finish(c);
+#ifndef Py_GIL_DISABLED
+    struct module_state *m = state_of_call(c);
+#endif
+    PyObject *owner = c->owner;
+    Py_XDECREF(c->key);
+#ifndef Py_GIL_DISABLED
+    if (m->free_call_count < FREE_CALLS) {
+        c->owner = (PyObject *)m->free_calls;
+        m->free_calls = c;
+        m->free_call_count++;
+    } else
+#endif
+    {
+        PyObject_GC_Del(c);
+    }
+    Py_DECREF(owner);
+    Py_DECREF(type);
+}
+
+void call_free_list_clear(struct module_state *m) {
+#ifndef Py_GIL_DISABLED
+    while (m->free_calls != NULL) {
+        CallObject *c = m->free_calls;
+        m->free_calls = (CallObject *)c->owner;
+        PyObject_GC_Del(c);
+    }
+    m->free_call_count = FREE_CALLS; /* what is freed from here on goes straight back */
+#else
+    (void)m;
+#endif
+}
+
+static PyMethodDef call_methods[] = {
+    {"send", call_send_method, METH_O, NULL},
+    {"throw", call_throw, METH_VARARGS, NULL},
+    {"close", call_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot call_slots[] = {
+    {Py_tp_doc, "An awaitable that asks a limiter once, when it is awaited."},
+    {Py_tp_dealloc, call_dealloc},
+    {Py_tp_traverse, call_traverse},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, call_next},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, call_send},
+    {Py_tp_methods, call_methods},
+    {0, NULL},
+};
+static PyType_Spec call_spec = {"headway._core.Call", sizeof(CallObject), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                call_slots};
+
+PyTypeObject *call_type_make(PyObject *module) {
+    return type_make(module, &call_spec, NULL, NULL);
+}
+
+/* ---- Nothing: an awaitable of None that can be awaited any number of times ---- */
+
+static PySendResult nothing_send(PyObject *object, PyObject *value, PyObject **result) {
+    (void)object;
+    (void)value;
+    *result = Py_NewRef(Py_None);
+    return PYGEN_RETURN;
+}
+
+static PyObject *nothing_next(PyObject *object) {
+    (void)object;
+    return NULL; /* StopIteration, with None */
+}
+
+static void nothing_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static int nothing_traverse(PyObject *object, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(object));
+    return 0;
+}
+
+static PyType_Slot nothing_slots[] = {
+    {Py_tp_traverse, nothing_traverse}, {Py_tp_dealloc, nothing_dealloc},   {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, nothing_next},
+    {Py_am_await, PyObject_SelfIter},   {Py_am_send, nothing_send},      {0, NULL},
+};
+static PyType_Spec nothing_spec = {"headway._core.Nothing", sizeof(PyObject), 0,
+                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                   nothing_slots};
+
+PyTypeObject *nothing_type_make(PyObject *module) {
+    return type_make(module, &nothing_spec, NULL, NULL);
+}

@@ -1,0 +1,309 @@
+/* Pool, and the semaphores that take permits from it.
+ *
+ * A pool is what all semaphores of one name share: the core's semaphore of leases. Whoever holds a permit or waits for one keeps
+ * the pool alive, so that a name that is in use is never made anew. */
+#include "wait.h"
+
+/* ---- Pool ---- */
+
+static void keep_holder(void *holder) {
+    Py_INCREF((PyObject *)holder);
+}
+
+static void drop_holder(void *holder) {
+    Py_DECREF((PyObject *)holder);
+}
+
+static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"name", "capacity", "store", NULL};
+    struct module_state *m = state_of_type(type);
+    PyObject *name, *store;
+    long long capacity;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ULO!:Pool", names, &name, &capacity, m->store, &store)) {
+        return NULL;
+    }
+    if (capacity < 1) {
+        PyErr_Format(PyExc_ValueError, "Invalid capacity: %lld, must be at least 1.", capacity);
+        return NULL;
+    }
+    if (!((StoreObject *)store)->ready) {
+        PyErr_SetString(PyExc_RuntimeError, "MemoryStore.__init__ was not called.");
+        return NULL;
+    }
+    PoolObject *self = (PoolObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->name = Py_NewRef(name);
+    self->store = Py_NewRef(store);
+    if (!semaphore_init(&self->semaphore, capacity, ((StoreObject *)store)->store.clock, keep_holder)) {
+        PyErr_NoMemory();
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->ready = true;
+    return (PyObject *)self;
+}
+
+static void pool_dealloc(PoolObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    if (self->ready) {
+        semaphore_destroy(&self->semaphore, drop_holder);
+    }
+    Py_XDECREF(self->name);
+    Py_XDECREF(self->store);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *pool_capacity(PoolObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(self->semaphore.capacity);
+}
+
+/* Without the lock: these are for people, who know that the next moment is another. */
+static PyObject *pool_held(PoolObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(self->semaphore.held);
+}
+
+static PyObject *pool_waiting(PoolObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(self->semaphore.line.length);
+}
+
+static PyMemberDef pool_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(PoolObject, weakrefs), READONLY, NULL},
+    {"name", T_OBJECT, offsetof(PoolObject, name), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyGetSetDef pool_attributes[] = {
+    {"capacity", (getter)pool_capacity, NULL, "How many permits there are.", NULL},
+    {"held", (getter)pool_held, NULL, "How many of them are held.", NULL},
+    {"waiting", (getter)pool_waiting, NULL, "How many wait for one.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot pool_slots[] = {
+    {Py_tp_doc, "Pool(name, capacity, store)\n--\n\nThe permits that all semaphores of one name share. Internal."},
+    {Py_tp_new, pool_new},
+    {Py_tp_dealloc, pool_dealloc},
+    {Py_tp_members, pool_members},
+    {Py_tp_getset, pool_attributes},
+    {0, NULL},
+};
+static PyType_Spec pool_spec = {"headway._core.Pool", sizeof(PoolObject), 0, Py_TPFLAGS_DEFAULT, pool_slots};
+
+PyTypeObject *pool_type_make(PyObject *module) {
+    return type_make(module, &pool_spec, NULL, NULL);
+}
+
+/* ---- Semaphore: what the sync and the async one share ---- */
+
+static SemaphoreObject *ready_semaphore(PyObject *object) {
+    SemaphoreObject *s = (SemaphoreObject *)object;
+    if (s->pool == NULL) {
+        PyErr_Format(PyExc_RuntimeError, "%s.__init__ was not called.", type_short_name(Py_TYPE(object)));
+        return NULL;
+    }
+    return s;
+}
+
+static int64_t in_ns(double seconds) {
+    return seconds >= 9e9 ? INT64_MAX : (int64_t)llround(seconds * 1e9);
+}
+
+static int semaphore_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"pool", "max_sleep", "expiry", NULL};
+    SemaphoreObject *self = (SemaphoreObject *)object;
+    struct module_state *m = state_of_instance(object);
+    PyObject *pool;
+    double max_sleep, expiry;
+    if (m == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "O!dd:Semaphore", names, m->pool, &pool, &max_sleep, &expiry)) {
+        return -1;
+    }
+    if (self->pool != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "%s.__init__ was called twice.", type_short_name(Py_TYPE(object)));
+        return -1;
+    }
+    if (!(max_sleep >= 0) || !(expiry > 0)) {
+        PyErr_SetString(PyExc_ValueError, "Invalid max_sleep or expiry.");
+        return -1;
+    }
+    self->module = m;
+    self->max_sleep = max_sleep;
+    self->expiry = expiry;
+    self->max_sleep_ns = max_sleep == 0 ? INT64_MAX : in_ns(max_sleep);
+    self->expiry_ns = expiry * 1e9 < 1 ? 1 : in_ns(expiry);
+    self->pool = (PoolObject *)Py_NewRef(pool);
+    return 0;
+}
+
+static int semaphore_traverse(SemaphoreObject *self, visitproc visit, void *arg) {
+    (void)self;
+    Py_VISIT(Py_TYPE(self));
+    return 0;
+}
+
+static void semaphore_dealloc(PyObject *object) {
+    SemaphoreObject *self = (SemaphoreObject *)object;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(object);
+    }
+    Py_CLEAR(self->pool);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+void semaphore_entered(SemaphoreObject *s) {
+    atomic_fetch_add(&s->entered, 1);
+    Py_INCREF(s->pool);
+}
+
+/* A permit that the holder has. Where another leaves than entered (a stack of contexts that was handed on), the oldest permit goes,
+ * unless one has lapsed meanwhile: then that was it. */
+static void leave(SemaphoreObject *s, PyObject *holder) {
+    struct semaphore *permits = &s->pool->semaphore;
+    PyObject *ended = NULL;
+    if (atomic_load(&s->entered) <= 0) {
+        return;
+    }
+    atomic_fetch_sub(&s->entered, 1);
+    if (semaphore_release(permits, holder)) {
+        ended = holder;
+    } else if (atomic_load(&s->pool->lapsed) > 0) {
+        atomic_fetch_sub(&s->pool->lapsed, 1);
+    } else {
+        ended = semaphore_release_oldest(permits);
+    }
+    wait_flush(s->module);
+    if (ended != NULL) {
+        Py_DECREF(ended);
+        Py_DECREF(s->pool); /* the lease's own reference; the semaphore has another */
+    }
+}
+
+static PyObject *raise_max_sleep(PyObject *object) {
+    PyObject *error = PyObject_CallMethod(object, "_max_sleep_error", NULL);
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+static PyObject *sync_enter(PyObject *object, PyObject *unused) {
+    (void)unused;
+    SemaphoreObject *s = ready_semaphore(object);
+    PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
+    struct thread_wait w;
+    int64_t until;
+    if (holder == NULL) {
+        return NULL;
+    }
+    thread_wait_init(&w);
+    int end = wait_begin_semaphore(&w.wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
+    wait_flush(s->module);
+    if (end == 0) {
+        end = thread_wait_finish(s->module, &w, until);
+    }
+    Py_DECREF(holder);
+    if (end < 0) {
+        return NULL;
+    }
+    if (w.wait.refused) {
+        return raise_max_sleep(object);
+    }
+    semaphore_entered(s);
+    Py_RETURN_NONE;
+}
+
+static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    (void)args;
+    (void)nargs;
+    SemaphoreObject *s = ready_semaphore(object);
+    PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
+    if (holder == NULL) {
+        return NULL;
+    }
+    leave(s, holder);
+    Py_DECREF(holder);
+    Py_RETURN_NONE;
+}
+
+static PyObject *async_enter(PyObject *object, PyObject *unused) {
+    (void)unused;
+    SemaphoreObject *s = ready_semaphore(object);
+    return s == NULL ? NULL : call_permit(s);
+}
+
+/* The permit is given back at once, so that a cancellation can't come between. */
+static PyObject *async_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    (void)args;
+    (void)nargs;
+    SemaphoreObject *s = ready_semaphore(object);
+    PyObject *holder = s == NULL ? NULL : holder_task(s->module);
+    if (holder == NULL) {
+        return NULL;
+    }
+    leave(s, holder);
+    Py_DECREF(holder);
+    return Py_NewRef(s->module->nothing);
+}
+
+static PyMemberDef semaphore_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(SemaphoreObject, weakrefs), READONLY, NULL},
+    {"max_sleep", T_DOUBLE, offsetof(SemaphoreObject, max_sleep), READONLY,
+     "The longest wait for a permit in seconds; 0 for no end."},
+    {"expiry", T_DOUBLE, offsetof(SemaphoreObject, expiry), READONLY,
+     "Seconds after which the permit of a holder that is gone is free again."},
+    {"_pool", T_OBJECT_EX, offsetof(SemaphoreObject, pool), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot semaphore_slots[] = {
+    {Py_tp_doc, "What the semaphores have in common."},
+    {Py_tp_init, semaphore_type_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, semaphore_dealloc},
+    {Py_tp_traverse, semaphore_traverse},
+    {Py_tp_members, semaphore_members},
+    {0, NULL},
+};
+static PyType_Spec semaphore_spec = {"headway._core.Semaphore", sizeof(SemaphoreObject), 0,
+                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, semaphore_slots};
+
+PyTypeObject *semaphore_type_make(PyObject *module) {
+    return type_make(module, &semaphore_spec, NULL, NULL);
+}
+
+#define WITH_ARRAY(f) ((PyCFunction)(void (*)(void))(f))
+static PyMethodDef sync_methods[] = {
+    {"__enter__", sync_enter, METH_NOARGS, "Waits for a permit. Raises MaxSleepExceededError after max_sleep."},
+    {"__exit__", WITH_ARRAY(sync_exit), METH_FASTCALL, "Gives the permit back."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot sync_slots[] = {{Py_tp_methods, sync_methods}, {0, NULL}};
+static PyType_Spec sync_spec = {"headway._core.SyncSemaphore", sizeof(SemaphoreObject), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, sync_slots};
+
+PyTypeObject *sync_semaphore_type_make(PyObject *module, PyTypeObject *semaphore) {
+    return type_make(module, &sync_spec, semaphore, NULL);
+}
+
+static PyMethodDef async_methods[] = {
+    {"__aenter__", async_enter, METH_NOARGS, "Waits for a permit. Raises MaxSleepExceededError after max_sleep."},
+    {"__aexit__", WITH_ARRAY(async_exit), METH_FASTCALL, "Gives the permit back."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot async_slots[] = {{Py_tp_methods, async_methods}, {0, NULL}};
+static PyType_Spec async_spec = {"headway._core.AsyncSemaphore", sizeof(SemaphoreObject), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, async_slots};
+
+PyTypeObject *async_semaphore_type_make(PyObject *module, PyTypeObject *semaphore) {
+    return type_make(module, &async_spec, semaphore, NULL);
+}

@@ -1,0 +1,120 @@
+/* Waiting, and the thread that waits: see wait.h. */
+#include "wait.h"
+
+#include "clock.h"
+
+/* A signal that comes after the last look and before the kernel has put the thread to sleep, or that the kernel hands to another
+ * thread, does not end the sleep. Only the first thread runs Python's handlers, so it alone looks again this often. */
+#define SIGNAL_SLICE_NS (25 * NS_PER_MS)
+
+int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
+                     int64_t timeout_ns, int64_t *until) {
+    w->kind = WAIT_STORE;
+    w->key = *key;
+    return store_wait_begin(s, p, key, cost, timeout_ns, &w->store, until);
+}
+
+int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, int64_t term_ns, int64_t timeout_ns,
+                         int64_t *until) {
+    w->kind = WAIT_SEMAPHORE;
+    enum semaphore_end end = semaphore_wait_begin(s, Py_NewRef(holder), term_ns, timeout_ns, &w->semaphore, until);
+    w->refused = end == SEMAPHORE_REFUSED;
+    if (end == SEMAPHORE_HELD || end == SEMAPHORE_WAITING) {
+        return end == SEMAPHORE_HELD;
+    }
+    Py_DECREF(holder);
+    if (end == SEMAPHORE_NO_MEMORY) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 1;
+}
+
+/* Those whose lease has run out and who are no more make room. */
+static void bury_the_dead(struct module_state *m, struct semaphore *s) {
+    PyObject *holder;
+    while ((holder = semaphore_lapsed(s)) != NULL) {
+        if (semaphore_judge(s, holder, holder_lives(m, holder))) {
+            PoolObject *pool = (PoolObject *)((char *)s - offsetof(PoolObject, semaphore));
+            atomic_fetch_add(&pool->lapsed, 1);
+            Py_DECREF(holder);
+            Py_DECREF(pool); /* whoever waits has another reference */
+        }
+        Py_DECREF(holder);
+    }
+}
+
+bool wait_check(struct module_state *m, struct wait *w, int64_t *until) {
+    if (w->kind == WAIT_STORE) {
+        return store_wait_check(&w->store, until);
+    }
+    if (w->refused) {
+        return true;
+    }
+    bury_the_dead(m, w->semaphore.semaphore);
+    enum semaphore_end end = semaphore_wait_check(&w->semaphore, until);
+    if (end == SEMAPHORE_REFUSED) {
+        w->refused = true;
+        Py_DECREF((PyObject *)w->semaphore.holder);
+    }
+    return end != SEMAPHORE_WAITING;
+}
+
+void wait_cancel(struct wait *w) {
+    if (w->kind == WAIT_STORE) {
+        store_wait_cancel(&w->store, &w->key);
+    } else if (!w->refused) {
+        semaphore_wait_cancel(&w->semaphore);
+        w->refused = true;
+        Py_DECREF((PyObject *)w->semaphore.holder);
+    }
+}
+
+struct virtual_clock *wait_clock(const struct wait *w) {
+    return w->kind == WAIT_STORE ? w->store.store->clock : w->semaphore.semaphore->clock;
+}
+
+/* ---- threads ---- */
+
+static void wake_thread(struct waiter *w) {
+    parker_wake(&((struct thread_wait *)w)->parker);
+}
+
+void thread_wait_init(struct thread_wait *w) {
+    w->wait.waiter.wake = wake_thread;
+    w->wait.refused = false;
+    parker_init(&w->parker);
+}
+
+int sleep_in_line(struct parker *parker, int64_t instant_ns) {
+    enum park_end end;
+    bool first = thread_is_first();
+    if (first) {
+        int64_t slice_end = clock_now() + SIGNAL_SLICE_NS;
+        instant_ns = instant_ns < slice_end ? instant_ns : slice_end;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    end = parker_sleep(parker, instant_ns);
+    Py_END_ALLOW_THREADS
+    return first || end == PARK_INTERRUPTED ? PyErr_CheckSignals() : 0;
+}
+
+int thread_wait_finish(struct module_state *m, struct thread_wait *w, int64_t until) {
+    int answer = 0;
+    bool timed = wait_clock(&w->wait) == NULL; /* a virtual clock wakes us itself */
+    do {
+        answer = sleep_in_line(&w->parker, timed ? until : PARK_FOREVER);
+        if (answer < 0) {
+            wait_cancel(&w->wait);
+            wait_flush(m);
+            break;
+        }
+        bool decided = wait_check(m, &w->wait, &until);
+        wait_flush(m);
+        if (decided) {
+            break;
+        }
+    } while (true);
+    parker_destroy(&w->parker);
+    return answer;
+}

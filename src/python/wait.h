@@ -1,0 +1,61 @@
+/* Waiting in a line of the core. What is waited for (a decision of a store, a permit of a semaphore) is kept apart from who
+ * waits (a thread, a task of an event loop): `struct wait` is the former, and whoever embeds one is the latter.
+ *
+ * Whatever may serve a line may wake tasks, and a task is woken by Python code of its loop, which must not run under a lock. So a task
+ * that is woken is put on a list, and whoever has called into the core calls wait_flush afterwards. */
+#ifndef HEADWAY_WAIT_H
+#define HEADWAY_WAIT_H
+
+#include "module.h"
+
+enum wait_kind { WAIT_STORE, WAIT_SEMAPHORE };
+
+struct wait {
+    union {
+        struct waiter waiter;
+        struct store_waiter store;
+        struct semaphore_waiter semaphore;
+    };
+    struct table_key key; /* the store's, borrowed */
+    enum wait_kind kind;
+    bool refused; /* by the semaphore */
+};
+
+/* 1: decided, 0: in line, sleep until *until at most. -1: an exception. `w->waiter.wake` is set by the caller before. */
+int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
+                     int64_t timeout_ns, int64_t *until);
+/* A reference to `holder` is taken when the permit is. */
+int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, int64_t term_ns, int64_t timeout_ns,
+                         int64_t *until);
+
+/* After waking up: true when decided. Runs Python code when a lease's holder must be looked at. */
+bool wait_check(struct module_state *m, struct wait *w, int64_t *until);
+
+/* Leaves the line; what was just handed over is given back. */
+void wait_cancel(struct wait *w);
+
+/* NULL: real time. */
+struct virtual_clock *wait_clock(const struct wait *w);
+
+/* ---- threads ---- */
+
+struct thread_wait {
+    struct wait wait;
+    struct parker parker;
+};
+
+void thread_wait_init(struct thread_wait *w);
+/* Sleeps, without the GIL, until it is decided. -1 when a signal handler raised: then nothing is kept. */
+int thread_wait_finish(struct module_state *m, struct thread_wait *w, int64_t until);
+
+/* ---- tasks ---- */
+
+/* Wakes the tasks whose turn has come. Call it after any call into the core, without locks; keeps a pending exception. */
+void wait_flush_now(struct module_state *m);
+static inline void wait_flush(struct module_state *m) {
+    if (atomic_load_explicit(&m->woken, memory_order_relaxed) != NULL) {
+        wait_flush_now(m);
+    }
+}
+
+#endif
