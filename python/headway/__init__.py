@@ -13,11 +13,13 @@ TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from headway import (
         algorithms,
+        asyncio,
         clock,
         constants,
         dropin,
         exceptions,
         hooks,
+        limiters,
         rate_limiter,
         store,
         throttled,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         per_sec,
         per_week,
     )
+    from headway.choked import Choked, choked
     from headway.constants import RateLimiterType, StoreType
     from headway.exceptions import (
         BaseThrottledError,
@@ -50,16 +53,28 @@ if TYPE_CHECKING:
         SetUpError,
         StoreUnavailableError,
     )
-    from headway.hooks import Hook, HookContext
+    from headway.hooks import AsyncHook, Hook, HookContext
+    from headway.limiters import (
+        AsyncSemaphore,
+        AsyncTokenBucket,
+        MaxSleepExceededError,
+        SyncSemaphore,
+        SyncTokenBucket,
+    )
     from headway.rate_limiter import RateLimiterRegistry
     from headway.rate_limiter.exceptions import RateLimitExceeded
 
 __all__ = [
+    "AsyncHook",
+    "AsyncSemaphore",
+    "AsyncTokenBucket",
     "BaseThrottledError",
+    "Choked",
     "DataError",
     "Hook",
     "HookContext",
     "LimitedError",
+    "MaxSleepExceededError",
     "MemoryStore",
     "Quota",
     "Rate",
@@ -71,16 +86,20 @@ __all__ = [
     "SetUpError",
     "StoreType",
     "StoreUnavailableError",
+    "SyncSemaphore",
+    "SyncTokenBucket",
     "Throttled",
     "TokenBucket",
     "VirtualClock",
     "__version__",
     "algorithms",
+    "choked",
     "clock",
     "constants",
     "dropin",
     "exceptions",
     "hooks",
+    "limiters",
     "parse_quota",
     "per_day",
     "per_duration",
@@ -96,36 +115,47 @@ __all__ = [
 ]
 
 _HOME_OF = {
+    "AsyncHook": "headway.hooks",
+    "AsyncSemaphore": "headway.limiters",
+    "AsyncTokenBucket": "headway.limiters",
     "BaseThrottledError": "headway.exceptions",
+    "Choked": "headway.choked",
     "DataError": "headway.exceptions",
     "Hook": "headway.hooks",
     "HookContext": "headway.hooks",
     "LimitedError": "headway.exceptions",
+    "MaxSleepExceededError": "headway.limiters",
     "RateLimitExceeded": "headway.rate_limiter.exceptions",
     "RateLimiterRegistry": "headway.rate_limiter",
     "RateLimiterType": "headway.constants",
     "SetUpError": "headway.exceptions",
     "StoreType": "headway.constants",
+    "SyncSemaphore": "headway.limiters",
+    "SyncTokenBucket": "headway.limiters",
     "StoreUnavailableError": "headway.exceptions",
 }
 _MODULES = {
     "algorithms",
+    "asyncio",
+    "choked",
     "clock",
     "constants",
     "dropin",
     "exceptions",
     "hooks",
+    "limiters",
     "rate_limiter",
     "store",
     "throttled",
     "types",
     "utils",
 }
-# Every other name of __all__ lives in the compiled module.
+# Every other name of __all__ lives in the compiled module. `headway.asyncio` is not in __all__: a star
+# import must not put it in the place of Python's own.
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in __all__ and name not in _MODULES:
         raise AttributeError(f"module 'headway' has no attribute {name!r}")
     from importlib import import_module
 

@@ -4,6 +4,7 @@ The place in line is polled, but not in a rhythm: it says when another look is w
 calls when it is woken before that.
 """
 
+import functools
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,7 +29,7 @@ async def wait(place: "TaskWait") -> None:
     token = trio.lowlevel.current_trio_token()
     while True:
         news = trio.Event()
-        place._on_wake(lambda news=news: token.run_sync_soon(news.set, idempotent=True))
+        place._on_wake(functools.partial(token.run_sync_soon, news.set, idempotent=True))
         seconds = place._check()
         if seconds is None:
             place._on_wake(None)

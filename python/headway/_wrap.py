@@ -11,22 +11,21 @@ generator when its first value is asked for.
 
 import contextlib
 import functools
-import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from headway._core import Guarded
-from headway.exceptions import DataError, LimitedError
+from headway.exceptions import DataError
 
 if TYPE_CHECKING:
-    from headway._core import Throttled
+    from headway._core import Limiter
 
 # Bits of a code object's co_flags; inspect has them too, and costs milliseconds to import.
 _GENERATOR, _COROUTINE, _AWAITABLE_GENERATOR, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 
 
-def decorate(throttled: "Throttled", func: Any) -> Any:
+def decorate(throttled: "Limiter", func: Any) -> Any:
     """Return `func` behind `throttled`; `Throttled.__call__` is this.
 
     Raises TypeError where `func` cannot be called, DataError where `throttled` has no key.
@@ -56,7 +55,7 @@ def decorate(throttled: "Throttled", func: Any) -> Any:
     return guarded
 
 
-def _identity(wrapper: Any, throttled: "Throttled", func: Any) -> Any:
+def _identity(wrapper: Any, throttled: "Limiter", func: Any) -> Any:
     functools.update_wrapper(wrapper, func)
     wrapper.limiter = throttled
     return wrapper
@@ -81,39 +80,21 @@ def _marked_as_coroutine(func: Any) -> bool:
     return inspect.iscoroutinefunction(func)
 
 
-def _admit(throttled: "Throttled", args: Any, kwargs: Any) -> None:
+def _admit(throttled: "Limiter", args: Any, kwargs: Any) -> None:
     result = throttled._acquire(args, kwargs, None)
     if result.limited:
-        raise LimitedError(result)
+        raise throttled._limited_error(result)
 
 
-async def _admit_async(throttled: "Throttled", args: Any, kwargs: Any) -> None:
-    """Ask; where the instance's timeout allows it, sleep on the event loop and ask again."""
-    result = throttled._acquire(args, kwargs, -1)
-    if not result.limited:
-        return
-    remaining = throttled.timeout
-    deadline = time.monotonic() + remaining
-    while result.limited:
-        retry_after = result.state.retry_after
-        if retry_after > remaining:  # also where timeout is -1, or retry_after infinite
-            raise LimitedError(result)
-        import asyncio
-
-        await asyncio.sleep(retry_after)
-        result = throttled._acquire(args, kwargs, -1)
-        remaining = deadline - time.monotonic()
-
-
-def _coroutine(throttled: "Throttled", func: Callable[..., Any]) -> Callable[..., Any]:
+def _coroutine(throttled: "Limiter", func: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        await _admit_async(throttled, args, kwargs)
+        await throttled._acquire_async(args, kwargs)
         return await func(*args, **kwargs)
 
     return wrapper
 
 
-def _generator(throttled: "Throttled", func: Callable[..., Any]) -> Callable[..., Any]:
+def _generator(throttled: "Limiter", func: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         _admit(throttled, args, kwargs)
         return (yield from func(*args, **kwargs))
@@ -121,9 +102,9 @@ def _generator(throttled: "Throttled", func: Callable[..., Any]) -> Callable[...
     return wrapper
 
 
-def _async_generator(throttled: "Throttled", func: Callable[..., Any]) -> Callable[..., Any]:
+def _async_generator(throttled: "Limiter", func: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        await _admit_async(throttled, args, kwargs)
+        await throttled._acquire_async(args, kwargs)
         inner = func(*args, **kwargs)
         step = inner.asend(None)
         while True:

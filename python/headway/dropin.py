@@ -23,8 +23,8 @@ __all__ = ["install", "main", "uninstall"]
 
 _MIRRORS = {
     "throttled": "headway.throttled",
-    "choked": None,
-    "limiters": None,
+    "choked": "headway.choked",
+    "limiters": "headway.limiters",
     "smartratelimit": None,
     "src.rate_limiter": "headway.rate_limiter",
 }  # None: the family has not arrived yet
@@ -143,13 +143,16 @@ def _mirror(name: str) -> str:
 
 def _modules(name: str) -> dict[str, ModuleType]:
     """Return the mirror of `name` and its submodules, by the names that the document uses."""
+    return dict(_with_submodules(name, import_module(_mirror(name))))
+
+
+def _with_submodules(name: str, module: ModuleType) -> Iterator[tuple[str, ModuleType]]:
     import pkgutil
 
-    package = import_module(_mirror(name))
-    return {name: package} | {
-        f"{name}.{found.name}": import_module(f"{package.__name__}.{found.name}")
-        for found in pkgutil.iter_modules(package.__path__)
-    }
+    yield name, module
+    for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        child = import_module(f"{module.__name__}.{found.name}")
+        yield from _with_submodules(f"{name}.{found.name}", child)
 
 
 def _parent(name: str) -> ModuleType:

@@ -7,21 +7,37 @@ so however a hook misbehaves, the quota is consumed at most once.
 - A hook that raises is logged and skipped; what lies below it counts.
 - A hook that returns something else than a `RateLimitResult` is logged; the real result counts.
 - An error of the limiter itself goes through the hooks to the caller, and is not tried again.
+
+`Hook` is for limiters that answer, `AsyncHook` for those that are awaited. Where a limiter with
+`Hook`s is met by asynchronous code (`async with`, or a decorated coroutine function), it waits
+first, and the hooks then see a decision that has been taken.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway._core import RateLimitResult
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Hook", "HookContext", "build_hook_chain", "run_chain"]
+    from headway._core import Limiter
+
+__all__ = [
+    "AsyncHook",
+    "Hook",
+    "HookContext",
+    "build_hook_chain",
+    "check_hooks",
+    "enter_async",
+    "run_chain",
+    "run_chain_async",
+]
 
 Limit = Callable[[], RateLimitResult]
+AsyncLimit = Callable[[], Awaitable[RateLimitResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,36 @@ class Hook(ABC):
         it again gives the same result. Return its result, or one of your own.
         """
         raise NotImplementedError
+
+
+class AsyncHook(ABC):
+    """Base of the hooks of `headway.asyncio.Throttled`: override `on_limit`."""
+
+    @abstractmethod
+    async def on_limit(self, call_next: AsyncLimit, context: HookContext) -> RateLimitResult:
+        """Take part in one decision.
+
+        `await call_next()` runs the hooks further in and then the limiter, the wait included;
+        calling it again gives the same result. Return its result, or one of your own.
+        """
+        raise NotImplementedError
+
+
+def check_hooks(hooks: Iterable[Any], awaits: bool) -> tuple[Any, ...]:
+    """Return the hooks as a tuple; raise TypeError where one is not of the limiter's kind."""
+    checked = tuple(hooks)
+    wanted, other = (AsyncHook, Hook) if awaits else (Hook, AsyncHook)
+    for hook in checked:
+        if isinstance(hook, other):
+            raise TypeError(
+                f"Invalid hook type: {type(hook).__name__}. Expected: {wanted.__name__}, since "
+                f"this Throttled is {'awaited' if awaits else 'not awaited'}."
+            )
+        if not isinstance(hook, wanted):
+            raise TypeError(
+                f"Invalid hook type: {type(hook).__name__}. Expected: {wanted.__name__}"
+            )
+    return checked
 
 
 def run_chain(
@@ -114,6 +160,78 @@ class _Next:
                 "Hook %r returned %r from on_limit, must be a RateLimitResult", hook, result
             )
         return call_next()
+
+
+async def run_chain_async(
+    hooks: Sequence[Hook] | Sequence[AsyncHook],
+    do_limit: AsyncLimit,
+    key: str | bytes,
+    cost: int,
+    algorithm: str,
+    store_type: str,
+) -> RateLimitResult:
+    """Take one awaited decision through the hooks; the compiled limiter calls this."""
+    context = HookContext(key, cost, algorithm, store_type)
+    if isinstance(hooks[0], Hook):
+        result = await do_limit()
+        return _Next(hooks, 0, lambda: result, context)()  # type: ignore[arg-type]
+    return await _AsyncNext(hooks, 0, do_limit, context)()  # type: ignore[arg-type]
+
+
+async def enter_async(
+    limiter: "Limiter", limiting: Awaitable[RateLimitResult]
+) -> RateLimitResult | None:
+    """Await a decision and raise what the limiter raises when it is a denial."""
+    result = await limiting
+    if result.limited:
+        raise limiter._limited_error(result)
+    return None if limiter._silent else result
+
+
+class _AsyncNext:
+    """As `_Next`, for hooks that are awaited. One that is cancelled ends the decision."""
+
+    __slots__ = ("_at", "_context", "_do_limit", "_error", "_hooks", "_result")
+
+    def __init__(
+        self, hooks: Sequence[AsyncHook], at: int, do_limit: AsyncLimit, context: HookContext
+    ) -> None:
+        self._hooks = hooks
+        self._at = at
+        self._do_limit = do_limit
+        self._context = context
+        self._result: RateLimitResult | None = None
+        self._error: BaseException | None = None
+
+    async def __call__(self) -> RateLimitResult:
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            try:
+                self._result = await self._run()
+            except BaseException as error:
+                self._error = error
+                raise
+        return self._result
+
+    async def _run(self) -> RateLimitResult:
+        if self._at == len(self._hooks):
+            return await self._do_limit()
+        hook = self._hooks[self._at]
+        call_next = _AsyncNext(self._hooks, self._at + 1, self._do_limit, self._context)
+        try:
+            result: object = await hook.on_limit(call_next, self._context)
+        except Exception as error:
+            if error is call_next._error:  # not the hook's: it only let the error pass
+                raise
+            _logger().exception("Hook %r raised during on_limit", hook)
+        else:
+            if isinstance(result, RateLimitResult):
+                return result
+            _logger().error(
+                "Hook %r returned %r from on_limit, must be a RateLimitResult", hook, result
+            )
+        return await call_next()
 
 
 def _logger() -> "logging.Logger":

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from headway._core import MemoryStore
 from headway.exceptions import SetUpError
 
-__all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url"]
+__all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url", "shared_store"]
 
 
 class BaseStore(ABC):
@@ -69,6 +69,42 @@ def from_url(url: str) -> MemoryStore:
     raise SetUpError(
         f"Invalid store: {_masked(url)!r}, must be a MemoryStore or the URL 'memory://'."
     )
+
+
+_said: set[str] = set()
+
+
+def shared_store(family: str, connection: object = None) -> MemoryStore:
+    """The store of a family that shares by itself: `connection`, else REDIS_URL, else the process.
+
+    `connection` is a MemoryStore or a URL. That limits are kept in the process is said once for
+    each family, at log level INFO. Raises `SetUpError` for anything else.
+    """
+    if isinstance(connection, MemoryStore):
+        return connection
+    if isinstance(connection, str):
+        return from_url(connection)
+    if connection is not None:
+        raise SetUpError(
+            f"Invalid connection: {connection!r}, must be a MemoryStore or a URL: clients of Redis "
+            "are not in this release of headway."
+        )
+    import os
+
+    url = os.environ.get("REDIS_URL")
+    if url:
+        try:
+            return from_url(url)
+        except SetUpError as error:
+            raise SetUpError(f"REDIS_URL is set: {error}") from None
+    if family not in _said:
+        import logging
+
+        _said.add(family)
+        logging.getLogger(f"headway.{family}").info(
+            "REDIS_URL is not set: the limits of %s are kept in this process.", family
+        )
+    return from_url("memory://")
 
 
 def from_env(name: str = "REDIS_URL") -> MemoryStore:

@@ -63,11 +63,27 @@ PyObject *call_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t time
     return (PyObject *)c;
 }
 
+/* A coroutine; takes the key over. */
+static PyObject *enter_through_hooks(LimiterObject *t, PyObject *key, int64_t cost) {
+    PyObject *enter = NULL, *entering = NULL;
+    PyObject *limiting = limiter_hooked_call(t, key, cost, t->timeout_ns);
+    Py_DECREF(key);
+    if (limiting != NULL && import_once(&enter, "headway.hooks", "enter_async") == 0) {
+        entering = PyObject_CallFunctionObjArgs(enter, (PyObject *)t, limiting, NULL);
+    }
+    Py_XDECREF(enter);
+    Py_XDECREF(limiting);
+    return entering;
+}
+
 PyObject *call_enter(LimiterObject *t, const struct call *call) {
     static const struct call no_arguments = {0};
     int64_t cost;
     call = call != NULL ? call : &no_arguments;
     PyObject *key = limiter_cost(t, call, &cost) < 0 ? NULL : limiter_key(t, call);
+    if (key != NULL && t->hooks != NULL) {
+        return enter_through_hooks(t, key, cost);
+    }
     CallObject *c = key == NULL ? NULL : call_new(t->module, CALL_ENTER, (PyObject *)t, key);
     if (c != NULL) {
         c->cost = cost;

@@ -126,9 +126,49 @@ static PyObject *bound_limit(PyObject *bound, PyObject *unused) {
 }
 static PyMethodDef bound_limit_method = {"limit", bound_limit, METH_NOARGS, NULL};
 
+/* A call of `method` through the hooks, by `run` of headway.hooks. */
+static PyObject *run_hooks(LimiterObject *t, PyObject *run, PyMethodDef *method, PyObject *key, int64_t cost,
+                           int64_t timeout_ns) {
+    PyObject *result = NULL, *call = NULL;
+    PyObject *bound = Py_BuildValue("(OOLL)", t, key, (long long)cost, (long long)timeout_ns);
+    if (bound != NULL) {
+        call = PyCFunction_New(method, bound);
+        Py_DECREF(bound);
+    }
+    if (call != NULL) {
+        PyObject *store_type = PyObject_GetAttrString((PyObject *)t->store, "TYPE");
+        if (store_type != NULL) {
+            result = PyObject_CallFunction(run, "OOOLsO", t->hooks, call, key, (long long)cost,
+                                           algorithm_names[t->algorithm], store_type);
+            Py_DECREF(store_type);
+        }
+        Py_DECREF(call);
+    }
+    return result;
+}
+
+static PyObject *bound_call(PyObject *bound, PyObject *unused) {
+    (void)unused;
+    long long cost = PyLong_AsLongLong(PyTuple_GET_ITEM(bound, 2));
+    long long timeout_ns = PyLong_AsLongLong(PyTuple_GET_ITEM(bound, 3));
+    PyObject *key = Py_NewRef(PyTuple_GET_ITEM(bound, 1));
+    return call_limit((LimiterObject *)PyTuple_GET_ITEM(bound, 0), key, cost, timeout_ns);
+}
+static PyMethodDef bound_call_method = {"limit", bound_call, METH_NOARGS, NULL};
+
+PyObject *limiter_hooked_call(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns) {
+    PyObject *run = NULL;
+    if (import_once(&run, "headway.hooks", "run_chain_async") < 0) {
+        return NULL;
+    }
+    PyObject *coroutine = run_hooks(t, run, &bound_call_method, key, cost, timeout_ns);
+    Py_DECREF(run);
+    return coroutine;
+}
+
 static PyObject *limit_with_hooks(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns) {
     struct module_state *m = t->module;
-    PyObject *result = NULL, *call = NULL;
+    PyObject *result;
     struct table_key checked;
     PyObject *owned;
     if (key_from_object(m, key, &checked, &owned) < 0) { /* before any hook runs */
@@ -138,20 +178,7 @@ static PyObject *limit_with_hooks(LimiterObject *t, PyObject *key, int64_t cost,
     if (import_once(&m->run_chain, "headway.hooks", "run_chain") < 0) {
         return NULL;
     }
-    PyObject *bound = Py_BuildValue("(OOLL)", t, key, (long long)cost, (long long)timeout_ns);
-    if (bound != NULL) {
-        call = PyCFunction_New(&bound_limit_method, bound);
-        Py_DECREF(bound);
-    }
-    if (call != NULL) {
-        PyObject *store_type = PyObject_GetAttrString((PyObject *)t->store, "TYPE");
-        if (store_type != NULL) {
-            result = PyObject_CallFunction(m->run_chain, "OOOLsO", t->hooks, call, key, (long long)cost,
-                                           algorithm_names[t->algorithm], store_type);
-            Py_DECREF(store_type);
-        }
-        Py_DECREF(call);
-    }
+    result = run_hooks(t, m->run_chain, &bound_limit_method, key, cost, timeout_ns);
     if (result != NULL && !Py_IS_TYPE(result, m->result)) {
         PyErr_Format(PyExc_TypeError, "A hook returned %R, must be the RateLimitResult of call_next().", result);
         Py_CLEAR(result);

@@ -60,34 +60,17 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
 }
 
 static PyObject *hooks_from_argument(struct module_state *m, LimiterObject *self, PyObject *hooks) {
-    PyObject *tuple = PySequence_Tuple(hooks);
-    if (tuple == NULL || PyTuple_GET_SIZE(tuple) == 0) {
-        return tuple;
-    }
-    PyObject *type = NULL;
+    PyObject *check = NULL;
     bool awaits = PyObject_TypeCheck((PyObject *)self, m->async_throttled);
-    if (import_once(&type, "headway.hooks", "Hook") < 0) {
-        Py_DECREF(tuple);
+    if (import_once(&check, "headway.hooks", "check_hooks") < 0) {
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        PyObject *hook = PyTuple_GET_ITEM(tuple, i);
-        int is_hook = PyObject_IsInstance(hook, type);
-        if (is_hook <= 0) {
-            if (is_hook == 0) {
-                PyErr_Format(PyExc_TypeError, "Invalid hook type: %s. Expected: Hook", Py_TYPE(hook)->tp_name);
-            }
-            Py_CLEAR(tuple);
-            break;
-        }
-        if (!awaits && PyObject_HasAttrString(hook, "_awaits")) {
-            PyErr_Format(PyExc_TypeError,
-                         "Invalid hook: %R is asynchronous; use headway.asyncio.Throttled, or a headway.Hook.", hook);
-            Py_CLEAR(tuple);
-            break;
-        }
+    PyObject *tuple = PyObject_CallFunctionObjArgs(check, hooks, awaits ? Py_True : Py_False, NULL);
+    Py_DECREF(check);
+    if (tuple != NULL && !PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "check_hooks must return a tuple");
+        Py_CLEAR(tuple);
     }
-    Py_DECREF(type);
     return tuple;
 }
 

@@ -121,6 +121,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     PyObject *name, *store; /* the store's clock is borrowed */
+    PyObject *params, *where;
     bool ready;
     struct semaphore semaphore;
     _Atomic int64_t lapsed; /* leases ended because their holder was gone, and no exit has come since */
@@ -231,6 +232,8 @@ PyObject *limiter_reset(LimiterObject *t, PyObject *key);
 
 PyObject *call_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns);
 PyObject *call_enter(LimiterObject *t, const struct call *call);
+/* A coroutine that takes limit() through the hooks; borrows the key. */
+PyObject *limiter_hooked_call(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns);
 PyObject *call_peek(LimiterObject *t, PyObject *key);
 PyObject *call_reset(LimiterObject *t, PyObject *key);
 PyObject *call_permit(SemaphoreObject *s);

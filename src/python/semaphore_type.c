@@ -55,6 +55,8 @@ static void pool_dealloc(PoolObject *self) {
     }
     Py_XDECREF(self->name);
     Py_XDECREF(self->store);
+    Py_XDECREF(self->params);
+    Py_XDECREF(self->where);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -78,6 +80,8 @@ static PyObject *pool_waiting(PoolObject *self, void *unused) {
 static PyMemberDef pool_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(PoolObject, weakrefs), READONLY, NULL},
     {"name", T_OBJECT, offsetof(PoolObject, name), READONLY, NULL},
+    {"params", T_OBJECT, offsetof(PoolObject, params), 0, "What it was defined with; see headway._definitions."},
+    {"where", T_OBJECT, offsetof(PoolObject, where), 0, "Who defined it."},
     {NULL, 0, 0, 0, NULL},
 };
 static PyGetSetDef pool_attributes[] = {

@@ -84,13 +84,20 @@ static PyObject *async_limit(PyObject *object, PyObject *const *args, Py_ssize_t
     if (t == NULL) {
         return NULL;
     }
-    if (nargs == 1 && names == NULL && args[0] != Py_None) {
+    if (nargs == 1 && names == NULL && args[0] != Py_None && t->hooks == NULL) {
         return call_limit(t, Py_NewRef(args[0]), 1, t->timeout_ns);
     }
     int64_t cost, timeout_ns;
     PyObject *key;
-    return read_limit(t, args, nargs, names, &key, &cost, &timeout_ns) < 0 ? NULL
-                                                                           : call_limit(t, key, cost, timeout_ns);
+    if (read_limit(t, args, nargs, names, &key, &cost, &timeout_ns) < 0) {
+        return NULL;
+    }
+    if (t->hooks == NULL) {
+        return call_limit(t, key, cost, timeout_ns);
+    }
+    PyObject *coroutine = limiter_hooked_call(t, key, cost, timeout_ns);
+    Py_DECREF(key);
+    return coroutine;
 }
 
 static PyObject *single_key(const char *name, PyObject *args, PyObject *kwargs) {

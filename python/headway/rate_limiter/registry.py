@@ -5,7 +5,7 @@ the hooks and the defaults left out. A class registers itself under `Meta.type` 
 """
 
 from abc import ABCMeta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from headway._core import MemoryStore, RateLimitResult, RateLimitState, Throttled
 from headway.constants import RateLimiterType
@@ -27,6 +27,19 @@ __all__ = [
 ]
 
 
+_Class = TypeVar("_Class")
+
+
+def known_class(classes: dict[str, _Class], name: str | RateLimiterType) -> _Class:
+    """Return what is registered for an algorithm; an unknown one raises SetUpError."""
+    key = name.value if isinstance(name, RateLimiterType) else name
+    try:
+        return classes[key]
+    except (KeyError, TypeError):
+        known = ", ".join(classes)
+        raise SetUpError(f"Unknown algorithm: {name!r}, must be one of: {known}.") from None
+
+
 class RateLimiterRegistry:
     """The limiter classes by algorithm."""
 
@@ -35,12 +48,7 @@ class RateLimiterRegistry:
     @classmethod
     def get(cls, name: str | RateLimiterType) -> "type[BaseRateLimiter]":
         """Return the class for an algorithm; an unknown one raises SetUpError."""
-        key = name.value if isinstance(name, RateLimiterType) else name
-        try:
-            return cls._classes[key]
-        except (KeyError, TypeError):
-            known = ", ".join(cls._classes)
-            raise SetUpError(f"Unknown algorithm: {name!r}, must be one of: {known}.") from None
+        return known_class(cls._classes, name)
 
     @classmethod
     def register(cls, limiter: "type[BaseRateLimiter]") -> None:

@@ -1,7 +1,7 @@
 """The mirror of throttled.md: `from headway.throttled import …` for `from throttled import …`.
 
-Its submodules are headway's own, under this second name. Redis and asyncio arrive with later
-releases.
+Its submodules are headway's own, under this second name. `headway.throttled.asyncio` is what is
+awaited. Redis arrives with a later release.
 """
 
 from headway._core import MemoryStore, Throttled, __version__

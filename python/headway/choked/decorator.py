@@ -1,0 +1,77 @@
+"""`@choked(key=, max_tokens=, refill_period=)` (choked.md): one bucket for each key."""
+
+import functools
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from headway import _core
+from headway._checks import positive, positive_int, text
+from headway._definitions import define
+from headway._wrap import decorate
+from headway.store import shared_store
+
+__all__ = ["choked"]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+class Waiting(_core.Throttled):
+    """The limiter of a key: shared by all functions that name the key, and waits without end."""
+
+    params: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(
+        cls,
+        store: _core.MemoryStore,
+        key: str,
+        params: Mapping[str, Any],
+        func: object,
+        **options: Any,
+    ) -> "Waiting":
+        """Return the limiter of `key`, which the first function to name it has defined."""
+        make = functools.partial(
+            cls,
+            key=key,
+            timeout=float("inf"),
+            using="token_bucket",
+            store=store,
+            key_prefix="choked",
+            **options,
+        )
+        return define(store, "choked", key, params, _named(func), make)
+
+
+def choked(key: str, max_tokens: int, refill_period: float) -> Callable[[_F], _F]:
+    """Make a function wait until the bucket of `key` has a token for the call.
+
+    key: who shares the bucket: every function that names it, threads and tasks alike.
+    max_tokens: what the bucket holds, an integer of at least 1. refill_period: the seconds in
+    which it fills. Where a key is given other parameters than before, the first definition holds
+    and a warning is logged that names both functions.
+
+    Works on functions, coroutine functions, generators and methods. The state is kept where
+    REDIS_URL says, else in the process. Raises ValueError naming a value that is not usable.
+    """
+    text("key", key)
+    params = {
+        "max_tokens": positive_int("max_tokens", max_tokens),
+        "refill_period": positive("refill_period", refill_period),
+    }
+
+    def decorator(func: _F) -> _F:
+        quota = _core.per_duration(
+            timedelta(seconds=params["refill_period"]), cast("int", params["max_tokens"])
+        )
+        limiter = Waiting.of(shared_store("choked"), key, params, func, quota=quota)
+        return cast("_F", decorate(limiter, func))
+
+    return decorator
+
+
+def _named(func: object) -> str:
+    func = getattr(func, "__func__", func)  # of a classmethod or staticmethod
+    name = getattr(func, "__qualname__", None) or repr(func)
+    return f"{getattr(func, '__module__', '?')}.{name}"

@@ -1,0 +1,196 @@
+"""`Choked`: a limit of calls and a limit of tokens for each key, taken in one step or not at all.
+
+The tokens of a call are estimated from its arguments before it is made. What it really took is
+known afterwards: `settle(actual)` gives back what was too much, or charges what was too little.
+"""
+
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
+
+from headway import _core
+from headway._checks import text
+from headway._wrap import decorate
+from headway.choked.decorator import Waiting
+from headway.choked.estimators import Estimator, estimator
+from headway.exceptions import DataError, LimitedError, SetUpError
+from headway.hooks import Hook, HookContext, Limit
+from headway.store import shared_store
+
+__all__ = ["Choked", "settle"]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+class _Ticket:
+    """What an admitted call has taken, until it is settled."""
+
+    __slots__ = ("limiter", "tokens")
+
+    def __init__(self, limiter: "_Dual", tokens: int) -> None:
+        self.limiter = limiter
+        self.tokens = tokens
+
+    def settle(self, actual: int) -> None:
+        if not isinstance(actual, int) or isinstance(actual, bool) or actual < 0:
+            raise ValueError(
+                f"Invalid actual: {actual!r}, must be the tokens the call took, an integer from 0."
+            )
+        surplus, self.tokens = self.tokens - actual, actual
+        if surplus:
+            for rule in self.limiter.token_rules:
+                self.limiter._settle(str(self.limiter.key), rule, surplus)
+
+
+# The calls that were admitted in this context, the latest of each limiter, the latest of all last.
+_admitted: "ContextVar[dict[_Dual, _Ticket]]" = ContextVar("headway.choked.admitted")
+
+
+class _Dual(Waiting):
+    """The limiter of a key with a limit of tokens."""
+
+    call_rules = 0  # they come first
+    token_rules: range
+
+    def _limited_error(self, result: _core.RateLimitResult, /) -> Exception:
+        # It waits without end, so the only denial is of what can never fit.
+        error = LimitedError(result)
+        error.args = (
+            f"The call needs more tokens than {self.key!r} can ever hold "
+            f"({result.state.limit}), so waiting would not help.",
+        )
+        return error
+
+
+class _Tickets(Hook):
+    """Notes what a call has taken, once it has."""
+
+    def __init__(self) -> None:
+        self.limiter: _Dual | None = None
+
+    def on_limit(self, call_next: Limit, context: HookContext) -> _core.RateLimitResult:
+        result = call_next()
+        if result and self.limiter is not None:
+            tickets = dict(_admitted.get({}))
+            tickets.pop(self.limiter, None)
+            tickets[self.limiter] = _Ticket(self.limiter, context.cost)
+            _admitted.set(tickets)
+        return result
+
+
+def settle(actual: int) -> None:
+    """Say how many tokens the latest call in this context really took.
+
+    Call it in the decorated function, or after it in the same thread or task. `fn.settle(actual)`
+    does the same for the latest call of `fn`. A surplus is given back at once, and may let the
+    next in line go; a shortfall is charged, and those who come later wait the longer. Settling
+    again corrects. Raises LookupError where no call with a token limit was made, ValueError where
+    `actual` is not a number of tokens.
+    """
+    _ticket(None).settle(actual)
+
+
+def _ticket(limiter: _Dual | None) -> _Ticket:
+    tickets = _admitted.get({})
+    ticket = tickets.get(limiter) if limiter else next(reversed(tickets.values()), None)
+    if ticket is None:
+        whose = f" of {limiter.key!r}" if limiter else ""
+        raise LookupError(f"No call{whose} with a token limit was made here, to be settled.")
+    return ticket
+
+
+class Choked:
+    """A decorator with two limits: calls, and the tokens of a language model.
+
+        choke = Choked()
+
+        @choke(key="openai_chat", request_limit="50/s", token_limit="100000/m")
+        def chat(messages): ...
+
+    redis_url: where the state is kept; by default what REDIS_URL names, else the process.
+    api_token: the managed service of choked.md, which headway does not offer: SetUpError.
+    """
+
+    def __init__(self, redis_url: str | None = None, api_token: str | None = None) -> None:
+        if redis_url and api_token:
+            raise ValueError("Give redis_url or api_token, not both.")
+        if api_token:
+            raise SetUpError(
+                "headway has no managed service, so api_token has no use: give redis_url, or "
+                "nothing to keep the limits in this process."
+            )
+        if redis_url is None and os.environ.get("CHOKED_API_TOKEN"):
+            import logging
+
+            logging.getLogger("headway.choked").warning(
+                "CHOKED_API_TOKEN is set, but headway has no managed service: the limits are kept "
+                "where REDIS_URL says, else in this process."
+            )
+        self._store = shared_store("choked", redis_url)
+
+    def __call__(
+        self,
+        key: str,
+        request_limit: str | None = None,
+        token_limit: str | None = None,
+        token_estimator: "str | Estimator | None" = None,
+    ) -> Callable[[_F], _F]:
+        """Make a function wait until both limits of `key` admit the call.
+
+        key: who shares the limits. request_limit, token_limit: quotas such as "10/s" or
+        "100000/m"; at least one. token_estimator: "default" or "openai" (tiktoken where it is
+        installed), "voyageai" (tokenizers), or a callable that takes the call's arguments and
+        returns its tokens; without these libraries four characters count as a token.
+
+        A call that needs more tokens than the bucket holds raises LimitedError at once.
+        Raises ValueError where no limit is given or one cannot be read.
+        """
+        text("key", key)
+        calls = _quotas("request_limit", request_limit)
+        tokens = _quotas("token_limit", token_limit)
+        if not calls and not tokens:
+            raise ValueError("At least one of request_limit or token_limit must be given.")
+        estimate = estimator(token_estimator) if tokens else None
+        params = {"request_limit": request_limit, "token_limit": token_limit}
+
+        def decorator(func: _F) -> _F:
+            if estimate is None:
+                limiter = Waiting.of(self._store, key, params, func, quota=list(calls))
+                return cast("_F", decorate(limiter, func))
+            tickets = _Tickets()
+            dual = _Dual.of(
+                self._store,
+                key,
+                params,
+                func,
+                quota=[*calls, *tokens],
+                cost=estimate,
+                hooks=[tickets],
+            )
+            if isinstance(dual, _Dual) and tickets is dual.hooks[0]:
+                tickets.limiter = dual
+                dual.token_rules = range(len(calls), len(calls) + len(tokens))
+                for rule in range(len(calls)):
+                    dual._charge_per_call(rule)
+            decorated: Any = decorate(dual, func)
+            if isinstance(dual, _Dual):
+                decorated.settle = lambda actual: _ticket(dual).settle(actual)
+            return cast("_F", decorated)
+
+        return decorator
+
+    def settle(self, actual: int) -> None:
+        """Say how many tokens the latest call in this context took: see `choked.settle`."""
+        settle(actual)
+
+
+def _quotas(field: str, limit: object) -> tuple[_core.Quota, ...]:
+    if limit is None:
+        return ()
+    if not isinstance(limit, str):
+        raise ValueError(f"Invalid {field}: {limit!r}, must be text such as '10/s'.")
+    try:
+        return _core.parse_quota(limit)
+    except DataError as error:
+        raise ValueError(f"Invalid {field}: {error}") from None
