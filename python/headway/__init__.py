@@ -150,7 +150,7 @@ _MODULES = {
     "types",
     "utils",
 }
-# Every other name of __all__ lives in the compiled module. `headway.asyncio` is not in __all__: a star
+# Every other name of __all__ lives in the compiled module. `headway.asyncio` is not in it: a star
 # import must not put it in the place of Python's own.
 
 

@@ -18,7 +18,7 @@
 
 struct rule {
     struct quota quota;
-    uint32_t space; /* from the binding's register; the low bits are the algorithm */
+    uint32_t space;     /* from the binding's register; the low bits are the algorithm */
     int64_t fixed_cost; /* what this rule takes of any call that costs something; 0: the call's own cost */
 };
 

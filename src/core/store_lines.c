@@ -60,8 +60,7 @@ static int64_t plan_wait(struct store *s, const struct plan *p, const struct tab
     int64_t longest = 0;
     for (int i = 0; i < p->count; i++) {
         struct state state = store_state(s, p->rules[i].space, key);
-        int64_t wait =
-            algorithm_wait(p->algorithm, &state, &p->rules[i].quota, rule_cost(&p->rules[i], cost), now);
+        int64_t wait = algorithm_wait(p->algorithm, &state, &p->rules[i].quota, rule_cost(&p->rules[i], cost), now);
         longest = wait > longest ? wait : longest;
     }
     return longest;
@@ -123,7 +122,8 @@ static int64_t project(struct store_line *l, const struct plan *p, int64_t cost,
 }
 
 /* Somebody who was projected is out, or has given `cost` back. In a uniform line of a bucket algorithm nothing is lost between two
- * who wait, so the projection can be set right in one step: 100,000 can wait and leave at any time. */
+ * who wait but the rounding of instants, a nanosecond at most, so the projection can be set right in one step: 100,000 can wait and
+ * leave at any time. */
 static void project_without(struct store_line *l, const struct plan *p, int64_t cost, int64_t now) {
     struct projection *pr = &l->projection;
     bool bucket = p->algorithm == GCRA || p->algorithm == TOKEN_BUCKET || p->algorithm == LEAKING_BUCKET;

@@ -141,8 +141,7 @@ static PyObject *take(CallObject *c) {
     }
     LimiterObject *t = (LimiterObject *)c->owner;
     const struct outcome *out = &w->wait.store.outcome;
-    return limiter_check_outcome(t, out) < 0 ? NULL
-                                             : conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
+    return limiter_check_outcome(t, out) < 0 ? NULL : conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
 }
 
 /* The loop's wait, or that of another library: a coroutine of headway._trio that waits for c->wait. */
@@ -454,7 +453,7 @@ static int call_traverse(CallObject *c, visitproc visit, void *arg) {
 }
 
 static const char *const call_names[] = {
-    [CALL_LIMIT] = "limit", [CALL_ENTER] = "__aenter__",    [CALL_PEEK] = "peek",
+    [CALL_LIMIT] = "limit", [CALL_ENTER] = "__aenter__",  [CALL_PEEK] = "peek",
     [CALL_RESET] = "reset", [CALL_PERMIT] = "__aenter__",
 };
 
@@ -562,8 +561,13 @@ static int nothing_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 static PyType_Slot nothing_slots[] = {
-    {Py_tp_traverse, nothing_traverse}, {Py_tp_dealloc, nothing_dealloc},   {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, nothing_next},
-    {Py_am_await, PyObject_SelfIter},   {Py_am_send, nothing_send},      {0, NULL},
+    {Py_tp_traverse, nothing_traverse},
+    {Py_tp_dealloc, nothing_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, nothing_next},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, nothing_send},
+    {0, NULL},
 };
 static PyType_Spec nothing_spec = {"headway._core.Nothing", sizeof(PyObject), 0,
                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,

@@ -229,7 +229,7 @@ int limiter_cost(LimiterObject *t, const struct call *call, int64_t *cost) {
 }
 
 int limiter_acquire(LimiterObject *t, const struct call *call, int64_t timeout_ns, PyObject **result,
-                      bool always_result) {
+                    bool always_result) {
     struct outcome out;
     int64_t cost = t->cost_value;
     *result = NULL;
@@ -254,7 +254,6 @@ int limiter_acquire(LimiterObject *t, const struct call *call, int64_t timeout_n
     Py_DECREF(key);
     return *result == NULL ? -1 : !((ResultObject *)*result)->limited;
 }
-
 
 PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
     PyObject *state = NULL, *owned = NULL;

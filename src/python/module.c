@@ -181,7 +181,7 @@ static int module_exec(PyObject *module) {
     do_it(m->async_semaphore);                                                                                         \
     do_it(m->thread_life);                                                                                             \
     do_it(m->str_limited_error);                                                                                       \
-    do_it(m->str_thread_id);    \
+    do_it(m->str_thread_id);                                                                                           \
     do_it(m->str_call_soon);                                                                                           \
     do_it(m->str_thread_life);                                                                                         \
     do_it(m->context_name);                                                                                            \

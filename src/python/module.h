@@ -29,12 +29,13 @@ struct module_state {
     PyObject *decorate;      /* headway._wrap.decorate */
     PyObject *default_store; /* shared by all Throttled without one of their own */
     PyObject *default_prefix;
-    PyObject *str_key, *str_cost, *str_timeout, *str_value, *str_limited_error, *str_thread_life, *str_call_soon, *str_thread_id;
+    PyObject *str_key, *str_cost, *str_timeout, *str_value, *str_limited_error, *str_thread_life, *str_call_soon,
+        *str_thread_id;
     PyObject *nothing; /* an awaitable of None, for those who have nothing to do */
     /* Of asyncio, imported when a loop may be running; NULL before. */
     PyObject *get_running_loop, *current_task, *cancelled_error;
-    PyObject *wakers;       /* WeakKeyDictionary: loop -> Waker */
-    PyObject *context_name; /* the keyword of call_soon, as a tuple */
+    PyObject *wakers;                         /* WeakKeyDictionary: loop -> Waker */
+    PyObject *context_name;                   /* the keyword of call_soon, as a tuple */
     _Atomic(struct task_wait_object *) woken; /* tasks to be told, see wait.h */
 #ifndef Py_GIL_DISABLED
     struct result_object *free_results;

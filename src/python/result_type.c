@@ -145,7 +145,8 @@ static PyType_Spec state_spec = {"headway.RateLimitState", sizeof(StateObject), 
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, state_slots};
 
 PyTypeObject *state_type_make(PyObject *module) {
-    return type_make(module, &state_spec, NULL, (const char *[]){"limit", "remaining", "reset_after", "retry_after", NULL});
+    return type_make(module, &state_spec, NULL,
+                     (const char *[]){"limit", "remaining", "reset_after", "retry_after", NULL});
 }
 
 /* ---- RateLimitResult ---- */

@@ -46,11 +46,11 @@ void task_wait_look(TaskWaitObject *t);
 typedef struct waker_object {
     PyObject_HEAD
     struct module_state *module;
-    PyObject *loop;       /* a weak reference */
-    PyObject *handle;     /* a weak reference to the timer's handle, or NULL */
-    PyObject *alarm;      /* borrowed: what the loop calls; it goes when the loop drops it */
-    unsigned long thread; /* where the loop was last seen running */
-    struct lock lock;     /* guards what follows; no Python under it */
+    PyObject *loop;        /* a weak reference */
+    PyObject *handle;      /* a weak reference to the timer's handle, or NULL */
+    PyObject *alarm;       /* borrowed: what the loop calls; it goes when the loop drops it */
+    unsigned long thread;  /* where the loop was last seen running */
+    struct lock lock;      /* guards what follows; no Python under it */
     TaskWaitObject **heap; /* all that wait, the earliest first; borrowed */
     Py_ssize_t count, room;
     TaskWaitObject *ready, **ready_end; /* woken, in order; owned */

@@ -106,9 +106,9 @@ static int call_back(TaskWaitObject *t) {
     PyObject *callback = t->callback, *context = t->context;
     t->callback = t->context = NULL;
     PyObject *arguments[] = {NULL, t->loop, callback, (PyObject *)t, context};
-    PyObject *handle = PyObject_VectorcallMethod(t->module->str_call_soon, arguments + 1,
-                                                 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                                 context != NULL ? t->module->context_name : NULL);
+    PyObject *handle =
+        PyObject_VectorcallMethod(t->module->str_call_soon, arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                  context != NULL ? t->module->context_name : NULL);
     Py_DECREF(callback);
     Py_XDECREF(context);
     if (handle == NULL) {

@@ -187,7 +187,6 @@ static PyType_Slot throttled_slots[] = {
 static PyType_Spec throttled_spec = {"headway.Throttled", sizeof(LimiterObject), 0,
                                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, throttled_slots};
 
-
 static PyMethodDef async_methods[] = {
     {"limit", WITH_KEYWORDS(async_limit), METH_FASTCALL | METH_KEYWORDS,
      "limit($self, /, key=None, cost=1, timeout=None)\n--\n\n"

@@ -224,6 +224,152 @@ static void a_waiter_that_leaves_makes_room_for_the_next(void) {
     store_destroy(&store);
 }
 
+/* Rule 0 takes one of every call, rule 1 the call's cost. */
+static void both_limits_are_taken_or_neither_and_settled_afterwards(void) {
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(1, NS_PER_S, 2, 2); /* 1/s burst 2, and 2/s burst 4 */
+    struct table_key key = key_of("k");
+    struct outcome out;
+    p.plan.rules[0].fixed_cost = 1;
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
+    store_limit(&store, &p.plan, &key, 3, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_ADMITTED);
+    store_limit(&store, &p.plan, &key, 3, &out); /* one call is left, and one token of three */
+    CHECK_EQUAL(out.kind, OUTCOME_DENIED);
+    CHECK_EQUAL(out.rule, 1);
+    CHECK_EQUAL(out.denied_cost, 3);
+    CHECK(store_settle(&store, &p.plan, 1, &key, 2)); /* only one was used */
+    store_limit(&store, &p.plan, &key, 3, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_ADMITTED); /* so the denial has not taken the call */
+    CHECK(store_settle(&store, &p.plan, 1, &key, -4));
+    virtual_clock_set(&clock, 3 * NS_PER_S); /* four tokens have come, and pay the debt */
+    store_limit(&store, &p.plan, &key, 1, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_DENIED);
+    CHECK_EQUAL(out.rule, 1);
+    virtual_clock_set(&clock, 3 * NS_PER_S + NS_PER_S / 2);
+    store_limit(&store, &p.plan, &key, 1, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_ADMITTED);
+    store_destroy(&store);
+}
+
+static void debt_is_charged_to_a_key_that_was_forgotten(void) {
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(1, NS_PER_S, 1, 1);
+    struct table_key key = key_of("k");
+    struct outcome out;
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
+    CHECK(store_settle(&store, &p.plan, 0, &key, 5)); /* nothing to give back to */
+    CHECK(store_settle(&store, &p.plan, 0, &key, -2));
+    virtual_clock_set(&clock, 3 * NS_PER_S - 1);
+    store_limit(&store, &p.plan, &key, 1, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_DENIED);
+    virtual_clock_set(&clock, 3 * NS_PER_S);
+    store_limit(&store, &p.plan, &key, 1, &out);
+    CHECK_EQUAL(out.kind, OUTCOME_ADMITTED);
+    store_destroy(&store);
+}
+
+/* ---- a long line ---- */
+
+#define LONG 2000
+
+static void no_wake(struct waiter *w) {
+    (void)w;
+}
+
+/* Whoever joins learns the instant at which it will be served, also after others have left; and is served then. Each who left may have
+ * cost the projection a nanosecond, by which an instant was rounded up. */
+static void the_projection_is_what_happens(int rules, enum algorithm_id algorithm) {
+    static struct store_waiter waiters[LONG];
+    static int64_t due[LONG];
+    static bool left[LONG];
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(7, NS_PER_S, 3, rules);
+    struct table_key key = key_of("k");
+    uint64_t seed = 11;
+    int64_t until;
+    int count = rules == 1 ? LONG : 100, leavers = 0;
+    p.plan.algorithm = algorithm;
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
+    for (int i = 0; i < 14; i++) { /* use it up */
+        struct outcome out;
+        store_limit(&store, &p.plan, &key, 1, &out);
+    }
+    memset(left, 0, sizeof left);
+    for (int i = 0; i < count; i++) {
+        int leaver = (int)(check_random(&seed) % (uint64_t)count);
+        waiters[i].waiter.wake = no_wake;
+        CHECK(!store_wait_begin(&store, &p.plan, &key, 1 + (int64_t)(check_random(&seed) % 3), INT64_MAX, &waiters[i],
+                                &until));
+        if (leaver < i && !left[leaver] && check_random(&seed) % 4 == 0) {
+            store_wait_cancel(&waiters[leaver], &key);
+            left[leaver] = true;
+            leavers++;
+        }
+    }
+    /* One more tells the truth about all before it. */
+    struct store_waiter last = {.waiter.wake = no_wake};
+    CHECK(!store_wait_begin(&store, &p.plan, &key, 1, INT64_MAX, &last, &until));
+    int64_t promised = last.waiter.due;
+    virtual_clock_set(&clock, promised - 1 - leavers);
+    CHECK(!last.waiter.served);
+    virtual_clock_set(&clock, promised);
+    CHECK(last.waiter.served);
+    for (int i = 0; i < count; i++) {
+        CHECK(left[i] != waiters[i].waiter.served);
+        if (waiters[i].waiter.served) {
+            due[i] = waiters[i].outcome.now;
+            CHECK(i == 0 || due[i] >= due[i - 1]);
+        } else {
+            due[i] = i == 0 ? 0 : due[i - 1];
+        }
+    }
+    CHECK_EQUAL(store.line_count, 0);
+    store_destroy(&store);
+}
+
+static void a_burst_is_served_in_portions(void) {
+    static struct store_waiter waiters[LONG];
+    struct store store;
+    struct two_rules p = plan_of(1000000, NS_PER_S, LONG, 1);
+    struct table_key key = key_of("k");
+    struct outcome out;
+    int64_t until = 0;
+    int served = 0;
+    CHECK(store_init(&store, 100, TABLE_EVICT, NULL, false, 1));
+    store_limit(&store, &p.plan, &key, LONG, &out);
+    for (int i = 0; i < LONG; i++) {
+        waiters[i].waiter.wake = no_wake;
+        if (store_wait_begin(&store, &p.plan, &key, 1, INT64_MAX, &waiters[i], &until)) {
+            waiters[i].waiter.served = true;
+        }
+    }
+    struct timespec pause = {.tv_nsec = 20 * NS_PER_MS}; /* all are due, on any machine */
+    nanosleep(&pause, NULL);
+    for (int i = 0; i < LONG && served == 0; i++) {
+        if (!waiters[i].waiter.served) {
+            CHECK_EQUAL(store_wait_check(&waiters[i], &until), i != LONG);
+            for (int j = i; j < LONG; j++) {
+                served += waiters[j].waiter.served;
+            }
+        }
+    }
+    CHECK(served <= LINE_BATCH);
+    for (int i = 0; i < LONG; i++) {
+        while (!waiters[i].waiter.served) {
+            store_wait_check(&waiters[i], &until);
+        }
+    }
+    CHECK_EQUAL(store.line_count, 0);
+    store_destroy(&store);
+}
+
 /* ---- a bucket of its own ---- */
 
 struct drain {
@@ -284,6 +430,13 @@ int main(void) {
     waiters_are_never_early();
     a_wait_that_is_too_long_is_denied_at_once();
     a_waiter_that_leaves_makes_room_for_the_next();
+    both_limits_are_taken_or_neither_and_settled_afterwards();
+    debt_is_charged_to_a_key_that_was_forgotten();
+    the_projection_is_what_happens(1, GCRA);
+    the_projection_is_what_happens(2, GCRA);
+    the_projection_is_what_happens(1, SLIDING_WINDOW);
+    the_projection_is_what_happens(1, FIXED_WINDOW);
+    a_burst_is_served_in_portions();
     a_bucket_gives_what_it_holds();
     capacity_tokens_fit_at_one_instant_whatever_the_rate();
     return check_end("store");

@@ -1,4 +1,4 @@
-"""`headway.constants` under the name that throttled.md's asynchronous package gives it: the same module."""
+"""`headway.constants` under the name of the asynchronous package: the same module object."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`headway.utils` under the name that throttled.md's asynchronous package gives it: the same module."""
+"""`headway.utils` under the name of the asynchronous package: the same module object."""
 
 import sys
 
