@@ -303,6 +303,11 @@ static PyObject *limiter_charge_per_call(PyObject *object, PyObject *arg) {
     Py_RETURN_NONE;
 }
 
+static PyObject *limiter_peek_method(PyObject *object, PyObject *key) {
+    LimiterObject *t = ready_limiter(object);
+    return t == NULL ? NULL : limiter_peek(t, key);
+}
+
 static PyObject *limiter_settle(PyObject *object, PyObject *args) {
     LimiterObject *t = ready_limiter(object);
     PyObject *key, *owned = NULL;
@@ -377,6 +382,7 @@ static PyMethodDef limiter_methods[] = {
      "_acquire_async($self, args, kwargs=None, /)\n--\n\nAn awaitable that enters for a decorated call's arguments."},
     {"_charge_per_call", limiter_charge_per_call, METH_O,
      "_charge_per_call($self, rule, /)\n--\n\nMakes a rule take 1 of every call, whatever the call's cost."},
+    {"_peek", limiter_peek_method, METH_O, "_peek($self, key, /)\n--\n\nThe key's RateLimitState; takes nothing."},
     {"_settle", limiter_settle, METH_VARARGS,
      "_settle($self, key, rule, surplus, /)\n--\n\nGives back what a call did not use, or charges what it used too much."},
     {"_limited_error", limiter_limited_error, METH_O,

@@ -84,7 +84,8 @@ class _Bucket(_core.Limiter):
             raise ValueError(
                 f"Invalid initial_tokens: {tokens!r}, must be an integer between 0 and {capacity}."
             )
-        if not self._definition.started:  # once for a name, however many are made
+        # Once for a name, however many are made: one that is in use is not as good as new.
+        if not self._definition.started and self._peek(self.name).reset_after == 0:
             self._definition.started = True
             self._settle(self.name, 0, tokens - capacity)
 
