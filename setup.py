@@ -84,9 +84,12 @@ setup(
     ext_modules=[
         Extension(
             "headway._core",
-            sources=paths("src/core/*.c", "src/python/*.c"),
-            depends=paths("src/core/*.h", "src/python/*.h", "setup.py", "pyproject.toml"),
-            include_dirs=["src/core", "src/python"],
+            sources=paths("src/core/*.c", "src/redis/*.c", "src/python/*.c"),
+            depends=paths(
+                "src/core/*.h", "src/redis/*.h", "src/python/*.h", "setup.py", "pyproject.toml"
+            ),
+            include_dirs=["src/core", "src/redis", "src/python"],
+            libraries=["hiredis"],
             extra_compile_args=compile_flags(),
             extra_link_args=["-pthread"],
         )

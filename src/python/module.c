@@ -1,6 +1,8 @@
 /* The module headway._core: its types, functions and life. */
 #include "module.h"
 
+#include "link_type.h"
+
 #ifndef HEADWAY_VERSION
 #define HEADWAY_VERSION "0"
 #endif
@@ -146,6 +148,7 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->async_semaphore, async_semaphore_type_make(module, m->semaphore), true) < 0 ||
         add_type(module, &m->thread_life, thread_life_type_make(module), false) < 0 ||
         add_type(module, &m->guarded, guarded_type_make(module), true) < 0 ||
+        add_type(module, &m->link, link_type_make(module), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
     }
@@ -168,6 +171,7 @@ static int module_exec(PyObject *module) {
     do_it(m->clock);                                                                                                   \
     do_it(m->store);                                                                                                   \
     do_it(m->plan);                                                                                                    \
+    do_it(m->link);    \
     do_it(m->limiter);                                                                                                 \
     do_it(m->async_throttled);                                                                                         \
     do_it(m->call);                                                                                                    \

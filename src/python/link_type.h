@@ -1,0 +1,30 @@
+/* What the files that talk to Redis share. */
+#ifndef HEADWAY_LINK_TYPE_H
+#define HEADWAY_LINK_TYPE_H
+
+#include "module.h"
+
+#include "link.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct link link;
+    struct redis_address address;
+    char *texts[5]; /* the address' own copies */
+    struct fork_owner fork;
+    bool ready;
+} LinkObject;
+
+/* Sends and waits without the GIL. -1: a signal handler raised, and the request is the link's. */
+int link_object_call(LinkObject *self, struct redis_request *r);
+
+/* Raises StoreUnavailableError for a request that is UNSENT or LOST. */
+void link_raise(LinkObject *self, const struct redis_request *r);
+const char *fault_name(enum connection_fault fault);
+
+/* An error of the server becomes an exception object, not raised. */
+PyObject *reply_to_object(struct module_state *m, const redisReply *r);
+
+PyTypeObject *link_type_make(PyObject *module);
+
+#endif

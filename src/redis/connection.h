@@ -1,0 +1,109 @@
+/* One connection to one Redis server, as a machine that never blocks.
+ *
+ * Its owner polls the descriptor for connection_events and calls connection_advance when one has come: bytes go out, bytes come in, and
+ * each reply that is complete is handed to `on_reply`, in the order of the commands. Connecting, logging in and talking are the same
+ * machine, so threads (which poll) and event loops (which are told) share all of it.
+ *
+ * The reader of replies is hiredis'; so are the replies. Names are resolved by getaddrinfo, which does block. */
+#ifndef HEADWAY_CONNECTION_H
+#define HEADWAY_CONNECTION_H
+
+#include <hiredis/hiredis.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define REDIS_ERROR_LENGTH 256
+
+/* Where and as whom. All texts are the owner's and outlive the connection; NULL where there is none. */
+struct redis_address {
+    const char *host, *unix_path;
+    int port;
+    const char *user, *password, *client_name;
+    int database;
+    bool resp3; /* ask for it; a server that does not know it is spoken to in RESP2 */
+    int64_t connect_timeout_ns;
+};
+
+/* What the bytes go through: the socket itself, or TLS. As read(2) and write(2): -1 and errno, EAGAIN when not ready. */
+struct redis_stream {
+    void *context;
+    ssize_t (*read)(void *context, int fd, char *bytes, size_t length);
+    ssize_t (*write)(void *context, int fd, const char *bytes, size_t length);
+    /* A new socket: start afresh. False: errno says why. */
+    bool (*open)(void *context, int fd);
+};
+
+enum connection_state { CONNECTION_CLOSED, CONNECTION_CONNECTING, CONNECTION_GREETING, CONNECTION_READY };
+
+/* Why a connection closed, so that the binding can say what would help. */
+enum connection_fault {
+    FAULT_NONE,
+    FAULT_ADDRESS, /* the name cannot be resolved */
+    FAULT_CONNECT, /* refused, unreachable */
+    FAULT_TIMEOUT,
+    FAULT_LOGIN,    /* user or password */
+    FAULT_DATABASE, /* there is no such database */
+    FAULT_PROTOCOL, /* what answers is not Redis */
+    FAULT_TLS,
+    FAULT_CLOSED, /* by the server, or the network */
+    FAULT_MEMORY,
+};
+
+struct redis_buffer {
+    char *bytes;
+    size_t start, end, room;
+};
+
+struct redis_connection {
+    const struct redis_address *address;
+    const struct redis_stream *stream; /* NULL: the socket itself */
+    int fd;
+    enum connection_state state;
+    enum connection_fault fault;
+    char error[REDIS_ERROR_LENGTH];
+    redisReader *reader;
+    struct redis_buffer out;
+    int greetings_left; /* replies to the greeting that are still to come */
+    int greeting_kinds[5];
+    int64_t deadline;  /* of connecting and greeting: an instant */
+    int64_t last_used; /* when bytes last came or went */
+    void *owner;
+    /* Takes the reply over. False: the owner knows of no command for it. */
+    bool (*on_reply)(void *owner, redisReply *reply);
+};
+
+void connection_init(struct redis_connection *c, const struct redis_address *address, const struct redis_stream *stream,
+                     void *owner, bool (*on_reply)(void *owner, redisReply *reply));
+void connection_destroy(struct redis_connection *c);
+
+/* Begins to connect. False: it failed at once, see fault and error. */
+bool connection_open(struct redis_connection *c, int64_t now);
+
+/* Closes, keeping the first fault and sentence. */
+void connection_close(struct redis_connection *c, enum connection_fault fault, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Appends a command, in the protocol's form. Before READY too: it goes out after the greeting. False: no memory. */
+bool connection_send(struct redis_connection *c, const char *bytes, size_t length);
+
+/* POLLIN and POLLOUT as wanted now. */
+short connection_events(const struct redis_connection *c);
+
+/* Only sends, when connected. False: the connection is closed. */
+bool connection_write(struct redis_connection *c, int64_t now);
+
+/* Does what can be done without blocking. False: the connection is closed. */
+bool connection_advance(struct redis_connection *c, int64_t now);
+
+/* Has the server hung up while nobody looked? Call it before using a connection that was idle. */
+bool connection_is_stale(struct redis_connection *c);
+
+/* Appends to a buffer in the protocol's form. False: no memory. */
+bool redis_append(struct redis_buffer *b, const char *bytes, size_t length);
+bool redis_append_array(struct redis_buffer *b, int count);
+bool redis_append_text(struct redis_buffer *b, const char *bytes, size_t length);
+bool redis_append_number(struct redis_buffer *b, int64_t value);
+
+#endif

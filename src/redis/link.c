@@ -1,0 +1,384 @@
+/* Many callers, one connection: see link.h. */
+#include "link.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+
+#define REST_FIRST_NS (50 * NS_PER_MS)
+#define REST_LAST_NS (5 * NS_PER_S)
+#define IDLE_NS (1 * NS_PER_S) /* a connection that rested longer is looked at before it is used */
+#define TRIES 2
+/* A signal that the kernel hands to another thread does not end a poll, so whoever must hear of signals looks this often. */
+#define SLICE_NS (50 * NS_PER_MS)
+
+/* ---- requests ---- */
+
+struct redis_request *request_new(size_t length) {
+    struct redis_request *r = malloc(sizeof *r + length);
+    if (r != NULL) {
+        memset(r, 0, sizeof *r);
+        r->length = length;
+    }
+    return r;
+}
+
+void request_free(struct redis_request *r) {
+    if (r->reply != NULL) {
+        freeReplyObject(r->reply);
+    }
+    free(r);
+}
+
+static void list_init(struct request_list *list) {
+    list->first = NULL;
+    list->end = &list->first;
+}
+
+static void list_append(struct request_list *list, struct redis_request *r) {
+    r->next = NULL;
+    *list->end = r;
+    list->end = &r->next;
+}
+
+static struct redis_request *list_take(struct request_list *list) {
+    struct redis_request *r = list->first;
+    if (r != NULL) {
+        list->first = r->next;
+        if (list->first == NULL) {
+            list->end = &list->first;
+        }
+        r->next = NULL;
+    }
+    return r;
+}
+
+/* With the lock held. */
+static void finish(struct redis_request *r, enum request_end end) {
+    r->end = end;
+    if (r->abandoned) {
+        request_free(r);
+    } else {
+        r->wake(r);
+    }
+}
+
+static void fail(struct redis_request *r, enum request_end end, enum connection_fault fault, const char *error) {
+    r->fault = fault;
+    snprintf(r->error, sizeof r->error, "%s", error);
+    finish(r, end);
+}
+
+static void fail_all(struct request_list *list, enum request_end end, enum connection_fault fault, const char *error) {
+    struct redis_request *r;
+    while ((r = list_take(list)) != NULL) {
+        fail(r, end, fault, error);
+    }
+}
+
+/* ---- the connection's events; whoever drives ---- */
+
+static bool on_reply(void *owner, redisReply *reply) {
+    struct link *l = owner;
+    lock_acquire(&l->lock);
+    struct redis_request *r = list_take(&l->sent);
+    if (r != NULL) {
+        r->reply = reply;
+        finish(r, REQUEST_DONE);
+    }
+    lock_release(&l->lock);
+    if (r == NULL) {
+        freeReplyObject(reply);
+    }
+    return r != NULL;
+}
+
+static uint64_t next_random(struct link *l) {
+    uint64_t z = (l->random += UINT64_C(0x9E3779B97F4A7C15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    return z ^ (z >> 31);
+}
+
+/* The connection has closed: with the lock held. `made`: it had been made, and broke; else it could not be made. */
+static void closed(struct link *l, bool made, int64_t now) {
+    struct redis_connection *c = &l->connection;
+    fail_all(&l->sent, REQUEST_LOST, c->fault, c->error);
+    if (made) {
+        struct request_list again;
+        list_init(&again);
+        struct redis_request *r;
+        while ((r = list_take(&l->waiting)) != NULL) {
+            if (++r->tries < TRIES) {
+                list_append(&again, r);
+            } else {
+                fail(r, REQUEST_UNSENT, c->fault, c->error);
+            }
+        }
+        while ((r = list_take(&again)) != NULL) {
+            list_append(&l->waiting, r);
+        }
+        return;
+    }
+    l->failed++;
+    l->rest_ns = l->rest_ns == 0 ? REST_FIRST_NS : l->rest_ns * 2 < REST_LAST_NS ? l->rest_ns * 2 : REST_LAST_NS;
+    /* Between a half and the whole, so that many processes do not come back as one. */
+    l->rest_until = now + l->rest_ns / 2 + (int64_t)(next_random(l) % (uint64_t)(l->rest_ns / 2));
+    l->fault = c->fault;
+    snprintf(l->error, sizeof l->error, "%s", c->error);
+    fail_all(&l->waiting, REQUEST_UNSENT, c->fault, c->error);
+}
+
+/* Drops from the head of a list those whose time is up. True: there was one. */
+static bool expire(struct request_list *list, int64_t now, enum request_end end) {
+    bool any = false;
+    while (list->first != NULL && list->first->deadline <= now) {
+        fail(list_take(list), end, FAULT_TIMEOUT, "no answer in time");
+        any = true;
+    }
+    return any;
+}
+
+/* Prepares what goes out next: with the lock held. True: a connection must be opened first. */
+static bool prepare(struct link *l, int64_t now) {
+    struct redis_connection *c = &l->connection;
+    if (c->state == CONNECTION_READY && l->sent.first == NULL && now - c->last_used > IDLE_NS &&
+        connection_is_stale(c)) {
+        connection_close(c, FAULT_CLOSED, "the server closed the connection");
+    }
+    if (c->state == CONNECTION_CLOSED) {
+        if (l->waiting.first != NULL && now < l->rest_until) {
+            fail_all(&l->waiting, REQUEST_UNSENT, l->fault, l->error);
+        }
+        return l->waiting.first != NULL;
+    }
+    while (c->state == CONNECTION_READY && l->waiting.first != NULL) {
+        struct redis_request *r = list_take(&l->waiting);
+        if (connection_send(c, r->bytes, r->length)) {
+            list_append(&l->sent, r);
+        } else {
+            fail(r, REQUEST_UNSENT, FAULT_MEMORY, "out of memory");
+        }
+    }
+    return false;
+}
+
+/* The earliest instant at which somebody must be told that its time is up: with the lock held. */
+static int64_t next_deadline(const struct link *l) {
+    int64_t deadline = INT64_MAX;
+    if (l->sent.first != NULL) {
+        deadline = l->sent.first->deadline;
+    }
+    if (l->waiting.first != NULL && l->waiting.first->deadline < deadline) {
+        deadline = l->waiting.first->deadline;
+    }
+    if (l->connection.state != CONNECTION_READY && l->connection.state != CONNECTION_CLOSED &&
+        l->connection.deadline < deadline) {
+        deadline = l->connection.deadline;
+    }
+    return deadline;
+}
+
+/* One turn of whoever drives, without the lock: what is to be done until the next poll. */
+static void turn(struct link *l, bool readable) {
+    struct redis_connection *c = &l->connection;
+    int64_t now = clock_now();
+    bool made = c->state == CONNECTION_READY;
+    bool open = c->state == CONNECTION_CLOSED || (readable ? connection_advance(c, now) : connection_write(c, now));
+    lock_acquire(&l->lock);
+    if (!open) {
+        closed(l, made, now);
+    } else if (c->state == CONNECTION_READY) {
+        if (!made) {
+            l->opened++;
+            l->rest_ns = 0;
+        }
+        if (expire(&l->sent, now, REQUEST_LOST)) { /* what comes now would be taken for another's */
+            connection_close(c, FAULT_TIMEOUT, "no answer in time");
+            closed(l, true, now);
+        }
+    }
+    expire(&l->waiting, now, REQUEST_UNSENT);
+    lock_release(&l->lock);
+}
+
+static void poll_once(struct link *l, int64_t until) {
+    struct pollfd p = {.fd = l->connection.fd, .events = connection_events(&l->connection)};
+    int64_t rest = until - clock_now();
+    int milliseconds = rest <= 0 ? 0 : rest > 3600 * NS_PER_S ? 3600 * 1000 : (int)((rest + NS_PER_MS - 1) / NS_PER_MS);
+    poll(&p, 1, milliseconds);
+}
+
+/* ---- threads ---- */
+
+struct thread_caller {
+    struct parker parker;
+};
+
+static void wake_thread(struct redis_request *r) {
+    parker_wake(&((struct thread_caller *)r->waker)->parker);
+}
+
+/* Gives the wheel to somebody who still waits: with the lock held. */
+static void hand_over(struct link *l) {
+    l->driven = false;
+    struct request_list *lists[] = {&l->sent, &l->waiting};
+    for (int i = 0; i < 2 && !l->driven; i++) {
+        for (struct redis_request *r = lists[i]->first; r != NULL && !l->driven; r = r->next) {
+            if (!r->abandoned) {
+                l->driven = true;
+                r->drive = true;
+                r->wake(r);
+            }
+        }
+    }
+}
+
+/* Drives until `mine` is over, or the caller gives up: then true. Comes and goes without the lock. */
+static bool drive(struct link *l, struct redis_request *mine, const struct link_caller *caller) {
+    struct redis_connection *c = &l->connection;
+    bool give_up = false;
+    caller->leave(caller->context);
+    for (;;) {
+        int64_t now = clock_now();
+        lock_acquire(&l->lock);
+        if (mine->end != REQUEST_OPEN) {
+            break;
+        }
+        bool connect = prepare(l, now);
+        int64_t until = next_deadline(l);
+        lock_release(&l->lock);
+        if (connect && !connection_open(c, now)) {
+            lock_acquire(&l->lock);
+            closed(l, false, now);
+            lock_release(&l->lock);
+            continue;
+        }
+        turn(l, false);
+        if (c->state == CONNECTION_CLOSED) {
+            continue;
+        }
+        now = clock_now();
+        poll_once(l, until < now + SLICE_NS ? until : now + SLICE_NS);
+        turn(l, true);
+        if (clock_now() - now >= SLICE_NS) {
+            give_up = caller->enter(caller->context, true);
+            if (give_up) {
+                lock_acquire(&l->lock);
+                if (mine->end == REQUEST_OPEN) {
+                    mine->abandoned = true;
+                } else {
+                    give_up = false;
+                }
+                hand_over(l);
+                lock_release(&l->lock);
+                return give_up;
+            }
+            caller->leave(caller->context);
+        }
+    }
+    hand_over(l);
+    lock_release(&l->lock);
+    caller->enter(caller->context, false);
+    return false;
+}
+
+bool link_call(struct link *l, struct redis_request *r, const struct link_caller *caller) {
+    struct thread_caller me;
+    parker_init(&me.parker);
+    r->wake = wake_thread;
+    r->waker = &me;
+    r->deadline = clock_now() + l->timeout_ns;
+    lock_acquire(&l->lock);
+    list_append(&l->waiting, r);
+    bool drives = !l->driven;
+    l->driven = true;
+    lock_release(&l->lock);
+    bool gone = false;
+    if (drives) {
+        gone = drive(l, r, caller);
+    }
+    while (!drives && !gone) {
+        caller->leave(caller->context);
+        enum park_end end = parker_sleep(&me.parker, clock_now() + SLICE_NS);
+        lock_acquire(&l->lock);
+        bool over = r->end != REQUEST_OPEN;
+        drives = r->drive;
+        lock_release(&l->lock);
+        bool give_up = caller->enter(caller->context, end != PARK_WOKEN);
+        if (over) {
+            if (drives) { /* the wheel came with the answer, or after it */
+                lock_acquire(&l->lock);
+                hand_over(l);
+                lock_release(&l->lock);
+            }
+            break;
+        }
+        if (drives) {
+            gone = drive(l, r, caller);
+            break;
+        }
+        if (give_up) {
+            lock_acquire(&l->lock);
+            gone = r->end == REQUEST_OPEN;
+            r->abandoned = gone;
+            if (r->drive) {
+                hand_over(l);
+            }
+            lock_release(&l->lock);
+            break;
+        }
+    }
+    parker_destroy(&me.parker);
+    return !gone;
+}
+
+/* ---- life ---- */
+
+void link_init(struct link *l, const struct redis_address *address, const struct redis_stream *stream,
+               int64_t timeout_ns) {
+    memset(l, 0, sizeof *l);
+    lock_init(&l->lock);
+    list_init(&l->waiting);
+    list_init(&l->sent);
+    l->timeout_ns = timeout_ns;
+    l->random = (uint64_t)(uintptr_t)l ^ (uint64_t)clock_now();
+    connection_init(&l->connection, address, stream, l, on_reply);
+}
+
+static void free_abandoned(struct request_list *list) {
+    struct redis_request *r;
+    while ((r = list_take(list)) != NULL) {
+        if (r->abandoned) {
+            request_free(r);
+        }
+    }
+}
+
+void link_destroy(struct link *l) {
+    free_abandoned(&l->sent);
+    free_abandoned(&l->waiting);
+    connection_destroy(&l->connection);
+}
+
+void link_close(struct link *l) {
+    lock_acquire(&l->lock);
+    if (!l->driven) {
+        connection_close(&l->connection, FAULT_NONE, "closed");
+        free_abandoned(&l->sent);
+        l->connection.fault = FAULT_NONE;
+    }
+    lock_release(&l->lock);
+}
+
+void link_renew(struct link *l) {
+    lock_init(&l->lock);
+    l->driven = false;
+    list_init(&l->waiting); /* their callers are in the parent */
+    list_init(&l->sent);
+    connection_close(&l->connection, FAULT_NONE, "forked");
+    l->connection.fault = FAULT_NONE;
+    l->rest_until = l->rest_ns = 0;
+}

@@ -1,0 +1,83 @@
+/* Many callers, one connection.
+ *
+ * Whoever has a request puts it on the link. Requests that come while others are under way go out together in the next write. The link
+ * has no thread: among callers that wait as threads one drives, that is, it polls, writes and reads for all until its own reply is
+ * there, and hands the wheel on; an event loop drives a link of its own from its callbacks.
+ *
+ * A request that was never written is sent again over a new connection; one that was written and whose reply is lost is not, since it
+ * may have been counted. After a connection could not be made the link rests for a while, longer each time, and refuses at once;
+ * then one request tries again. */
+#ifndef HEADWAY_LINK_H
+#define HEADWAY_LINK_H
+
+#include "connection.h"
+#include "lock.h"
+
+enum request_end {
+    REQUEST_OPEN,   /* not over yet */
+    REQUEST_DONE,   /* there is a reply; it may be an error of the server */
+    REQUEST_UNSENT, /* it has not reached the server */
+    REQUEST_LOST,   /* written, and not answered: it may have been counted or not */
+};
+
+struct redis_request {
+    struct redis_request *next;
+    int64_t deadline; /* an instant */
+    enum request_end end;
+    int tries;
+    bool abandoned; /* nobody waits for it any more; the link frees it */
+    bool drive;     /* its caller is to drive */
+    enum connection_fault fault;
+    char error[REDIS_ERROR_LENGTH]; /* UNSENT and LOST: why */
+    redisReply *reply;              /* DONE */
+    /* It is over, or its caller is to drive. Called with the link's lock held: must neither block nor take a lock. */
+    void (*wake)(struct redis_request *self);
+    void *waker;
+    size_t length;
+    char bytes[]; /* the command in the protocol's form */
+};
+
+struct request_list {
+    struct redis_request *first, **end;
+};
+
+struct link {
+    struct lock lock;
+    struct redis_connection connection; /* whoever drives has it to itself */
+    struct request_list waiting;        /* not written */
+    struct request_list sent;           /* in the order of their replies */
+    bool driven;
+    int64_t timeout_ns;          /* of a command */
+    int64_t rest_until, rest_ns; /* after a failure to connect */
+    uint64_t random;
+    enum connection_fault fault; /* what the rest is for */
+    char error[REDIS_ERROR_LENGTH];
+    int64_t opened, failed; /* connections made, and not made */
+};
+
+void link_init(struct link *l, const struct redis_address *address, const struct redis_stream *stream,
+               int64_t timeout_ns);
+void link_destroy(struct link *l); /* nobody waits any more */
+
+/* Hangs up, unless somebody is using the connection; the next request connects again. */
+void link_close(struct link *l);
+
+/* In a fork's child: lets go of the parent's connection without a word to the server. */
+void link_renew(struct link *l);
+
+/* With room for a command of `length` bytes, to be filled in. NULL: no memory. */
+struct redis_request *request_new(size_t length);
+void request_free(struct redis_request *r);
+
+/* Brackets what may block: `leave` lets go of a GIL, say; `enter` takes it again and, if `ask`, tells whether the caller wants to
+ * give up. */
+struct link_caller {
+    void (*leave)(void *context);
+    bool (*enter)(void *context, bool ask);
+    void *context;
+};
+
+/* Sends and waits, as a thread. False: given up, and the request is the link's; else it is over. */
+bool link_call(struct link *l, struct redis_request *r, const struct link_caller *caller);
+
+#endif
