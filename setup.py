@@ -25,6 +25,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import embed_lua  # noqa: E402
 
 
 def paths(*patterns: str) -> list[str]:
@@ -75,6 +77,9 @@ class BuildExtension(build_ext):
     def build_extension(self, ext: Extension) -> None:
         require_compiler(list(getattr(self.compiler, "compiler_so", []) or []))
         require_headers([*self.include_dirs, *self.compiler.include_dirs])
+        generated = ROOT / "build" / "generated"
+        embed_lua.write(generated / "lua_scripts.h")
+        ext.include_dirs.append(str(generated))
         ext.define_macros.append(("HEADWAY_VERSION", f'"{self.distribution.get_version()}"'))
         super().build_extension(ext)
 
@@ -86,7 +91,13 @@ setup(
             "headway._core",
             sources=paths("src/core/*.c", "src/redis/*.c", "src/python/*.c"),
             depends=paths(
-                "src/core/*.h", "src/redis/*.h", "src/python/*.h", "setup.py", "pyproject.toml"
+                "src/core/*.h",
+                "src/redis/*.h",
+                "src/redis/lua/*.lua",
+                "src/python/*.h",
+                "scripts/embed_lua.py",
+                "setup.py",
+                "pyproject.toml",
             ),
             include_dirs=["src/core", "src/redis", "src/python"],
             libraries=["hiredis"],

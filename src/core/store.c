@@ -54,7 +54,7 @@ static void decide_one(struct store *s, const struct plan *p, const struct table
 
 /* Of several rules the tightest speaks: denied, the one with the longest wait; admitted, the one with the fewest remaining,
  * then the longest reset. */
-static void choose_tightest(const struct plan *p, const struct state *states, int64_t denied_cost, int64_t now,
+void plan_choose_tightest(const struct plan *p, const struct state *states, int64_t denied_cost, int64_t now,
                             struct outcome *out) {
     struct decision best = {0}, d;
     for (int i = 0; i < p->count; i++) {
@@ -112,7 +112,7 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
     }
     shard_leave(s, shard);
     admitted = out->kind == OUTCOME_ADMITTED;
-    choose_tightest(p, admitted ? after : before, admitted ? 0 : cost, now, out);
+    plan_choose_tightest(p, admitted ? after : before, admitted ? 0 : cost, now, out);
 }
 
 void store_decide(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,

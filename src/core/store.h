@@ -67,6 +67,10 @@ struct store_waiter {
     struct outcome outcome;
 };
 
+/* Of several rules the tightest speaks: puts its number, state and cost into *out. denied_cost 0: admitted. */
+void plan_choose_tightest(const struct plan *p, const struct state *states, int64_t denied_cost, int64_t now,
+                          struct outcome *out);
+
 /* `exclusive`: only one thread at a time calls any function on this store, as under a GIL. */
 bool store_init(struct store *s, int64_t max_keys, enum table_full when_full, struct virtual_clock *clock,
                 bool exclusive, uint32_t seed);

@@ -1,0 +1,259 @@
+/* Decisions as Redis scripts: see scripts.h. */
+#include "scripts.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lua_scripts.h"
+
+#define SPAN_US_MAX (INT64_C(1) << 52)
+#define NUMBER_ROOM 32 /* "$20\r\n" and 20 digits and "\r\n" */
+
+struct script {
+    const char *text, *sha;
+    size_t length;
+    int numbers; /* arguments for each rule */
+    int words;   /* of state for each rule */
+};
+
+static const struct script gcra = {LUA_GCRA, LUA_GCRA_SHA, sizeof LUA_GCRA - 1, 5, 2};
+static const struct script fixed_window = {LUA_FIXED_WINDOW, LUA_FIXED_WINDOW_SHA, sizeof LUA_FIXED_WINDOW - 1, 3, 2};
+static const struct script sliding_window = {LUA_SLIDING_WINDOW, LUA_SLIDING_WINDOW_SHA,
+                                             sizeof LUA_SLIDING_WINDOW - 1, 3, 3};
+static const struct script settle = {LUA_SETTLE, LUA_SETTLE_SHA, sizeof LUA_SETTLE - 1, 4, 2};
+
+static const struct script *script_of(enum algorithm_id algorithm) {
+    return algorithm == FIXED_WINDOW ? &fixed_window : algorithm == SLIDING_WINDOW ? &sliding_window : &gcra;
+}
+
+/* count * T = *us - *excess / limit, in microseconds. */
+static void span_us(const struct quota *q, int64_t count, int64_t *us, int64_t *excess) {
+    wide units = (wide)count * (q->period_ns / 1000);
+    wide up = wide_div_up(units, q->limit);
+    *us = (int64_t)up;
+    *excess = (int64_t)(up * q->limit - units);
+}
+
+bool scripts_can_hold(const struct plan *p, struct quota_error *error) {
+    for (int i = 0; i < p->count; i++) {
+        const struct quota *q = &p->rules[i].quota;
+        bool bucket = script_of(p->algorithm) == &gcra;
+        if (bucket && (wide)q->burst * (q->period_ns / 1000) / q->limit >= SPAN_US_MAX) {
+            snprintf(error->text, sizeof error->text,
+                     "Invalid quota: a burst of %" PRId64 " takes more than 142 years to fill, which Redis cannot hold; "
+                     "must be less.",
+                     q->burst);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- writing ---- */
+
+struct cursor {
+    char *at;
+};
+
+static void put(struct cursor *c, const void *bytes, size_t length) {
+    memcpy(c->at, bytes, length);
+    c->at += length;
+}
+
+static char *decimal(char *end, uint64_t value) {
+    do {
+        *--end = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    return end;
+}
+
+static void put_header(struct cursor *c, char kind, uint64_t value) {
+    char text[24], *end = text + sizeof text, *start = decimal(end, value);
+    *c->at++ = kind;
+    put(c, start, (size_t)(end - start));
+    put(c, "\r\n", 2);
+}
+
+static void put_text(struct cursor *c, const char *text, size_t length) {
+    put_header(c, '$', length);
+    put(c, text, length);
+    put(c, "\r\n", 2);
+}
+
+static void put_number(struct cursor *c, int64_t value) {
+    char text[24], *end = text + sizeof text, *start = decimal(end, (uint64_t)value);
+    put_text(c, start, (size_t)(end - start));
+}
+
+static size_t key_length(const struct redis_names *names, const struct table_key *key, int rule) {
+    return names->prefix_length + key->length + 2 + names->rules[rule].length;
+}
+
+static void put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule) {
+    put_header(c, '$', key_length(names, key, rule));
+    put(c, names->prefix, names->prefix_length);
+    *c->at++ = '{';
+    put(c, key->bytes, key->length);
+    *c->at++ = '}';
+    put(c, names->rules[rule].tag, names->rules[rule].length);
+    put(c, "\r\n", 2);
+}
+
+/* The command up to its keys, in a request with room for all of it. */
+static struct redis_request *begin(const struct script *s, bool whole, const struct redis_names *names,
+                                   const struct table_key *key, int first, int count, struct cursor *c) {
+    size_t room = 128 + (whole ? s->length : 40);
+    for (int i = first; i < first + count; i++) {
+        room += key_length(names, key, i) + NUMBER_ROOM * (size_t)(s->numbers + 1);
+    }
+    struct redis_request *r = request_new(room);
+    if (r == NULL) {
+        return NULL;
+    }
+    c->at = r->bytes;
+    put_header(c, '*', (uint64_t)(3 + count * (1 + s->numbers)));
+    if (whole) {
+        put_text(c, "EVAL", 4);
+        put_text(c, s->text, s->length);
+    } else {
+        put_text(c, "EVALSHA", 7);
+        put_text(c, s->sha, 40);
+    }
+    put_number(c, count);
+    for (int i = first; i < first + count; i++) {
+        put_key(c, names, key, i);
+    }
+    return r;
+}
+
+static struct redis_request *end(struct redis_request *r, const struct cursor *c) {
+    r->length = (size_t)(c->at - r->bytes);
+    return r;
+}
+
+struct redis_request *scripts_limit(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                    int64_t cost, bool whole) {
+    const struct script *s = script_of(p->algorithm);
+    struct cursor c;
+    struct redis_request *r = begin(s, whole, names, key, 0, p->count, &c);
+    for (int i = 0; r != NULL && i < p->count; i++) {
+        const struct quota *q = &p->rules[i].quota;
+        int64_t own = rule_cost(&p->rules[i], cost);
+        put_number(&c, q->limit);
+        if (s == &gcra) {
+            int64_t us, excess;
+            span_us(q, own, &us, &excess);
+            put_number(&c, us);
+            put_number(&c, excess);
+            span_us(q, q->burst, &us, &excess);
+            put_number(&c, us);
+            put_number(&c, excess);
+        } else {
+            put_number(&c, q->period_ns / 1000);
+            put_number(&c, own);
+        }
+    }
+    return r == NULL ? NULL : end(r, &c);
+}
+
+struct redis_request *scripts_settle(const struct plan *p, int rule, const struct redis_names *names,
+                                     const struct table_key *key, int64_t surplus, bool whole) {
+    struct cursor c;
+    struct redis_request *r = begin(&settle, whole, names, key, rule, 1, &c);
+    if (r == NULL) {
+        return NULL;
+    }
+    int64_t us, excess;
+    span_us(&p->rules[rule].quota, surplus < 0 ? -surplus : surplus, &us, &excess);
+    put_number(&c, p->rules[rule].quota.limit);
+    put_number(&c, us);
+    put_number(&c, excess);
+    put_text(&c, surplus < 0 ? "charge" : "give", surplus < 0 ? 6 : 4);
+    return end(r, &c);
+}
+
+struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
+                                    const struct table_key *key) {
+    size_t room = 64;
+    for (int i = 0; i < p->count; i++) {
+        room += key_length(names, key, i) + NUMBER_ROOM;
+    }
+    struct redis_request *r = request_new(room);
+    if (r == NULL) {
+        return NULL;
+    }
+    struct cursor c = {r->bytes};
+    put_header(&c, '*', (uint64_t)(1 + p->count));
+    put_text(&c, "DEL", 3);
+    for (int i = 0; i < p->count; i++) {
+        put_key(&c, names, key, i);
+    }
+    return end(r, &c);
+}
+
+/* ---- reading ---- */
+
+static bool read_number(const redisReply *r, int64_t *value) {
+    if (r->type == REDIS_REPLY_INTEGER) {
+        *value = r->integer;
+        return *value >= 0;
+    }
+    if (r->type != REDIS_REPLY_STRING || r->len == 0 || r->len > 18) {
+        return false;
+    }
+    int64_t n = 0;
+    for (size_t i = 0; i < (size_t)r->len; i++) {
+        if (r->str[i] < '0' || r->str[i] > '9') {
+            return false;
+        }
+        n = n * 10 + (r->str[i] - '0');
+    }
+    *value = n;
+    return true;
+}
+
+/* us - excess/limit microseconds are ns - rest/limit nanoseconds. */
+static struct state bucket_state(const struct quota *q, int64_t us, int64_t excess) {
+    wide units = ((wide)us * q->limit - (excess < q->limit ? excess : 0)) * 1000;
+    wide ns = wide_div_up(units, q->limit);
+    if (units <= 0 || ns >= INT64_MAX) {
+        return (struct state){{units <= 0 ? 0 : INT64_MAX - 1, 0, 0}};
+    }
+    return (struct state){{(int64_t)ns, (int64_t)(ns * q->limit - units), 0}};
+}
+
+bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, struct outcome *out) {
+    const struct script *s = script_of(p->algorithm);
+    int64_t admitted, now_us, words[3] = {0, 0, 0};
+    struct state states[QUOTA_RULES_MAX];
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != (size_t)(2 + p->count * s->words) ||
+        !read_number(reply->element[0], &admitted) || !read_number(reply->element[1], &now_us) ||
+        now_us >= CLOCK_END / 1000) {
+        return false;
+    }
+    for (int i = 0; i < p->count; i++) {
+        for (int j = 0; j < s->words; j++) {
+            if (!read_number(reply->element[2 + i * s->words + j], &words[j])) {
+                return false;
+            }
+        }
+        if (s == &gcra) {
+            states[i] = bucket_state(&p->rules[i].quota, words[0], words[1]);
+        } else if (words[0] >= CLOCK_END / 1000 * 2) {
+            return false;
+        } else { /* the script has the earlier window's count first, the core last */
+            states[i] = s == &fixed_window ? (struct state){{words[0] * 1000, words[1], 0}}
+                                           : (struct state){{words[0] * 1000, words[2], words[1]}};
+        }
+    }
+    *out = (struct outcome){.kind = admitted ? OUTCOME_ADMITTED : OUTCOME_DENIED, .now = now_us * 1000, .wait_ns = -1};
+    plan_choose_tightest(p, states, admitted ? 0 : cost, out->now, out);
+    return true;
+}
+
+bool scripts_are_missing(const redisReply *reply) {
+    return reply->type == REDIS_REPLY_ERROR && reply->len >= 8 && strncmp(reply->str, "NOSCRIPT", 8) == 0;
+}

@@ -1,0 +1,39 @@
+/* Decisions as Redis scripts: from rules, a key and a cost to a command, and from its reply to an outcome.
+ *
+ * The scripts (lua/) are the arithmetic of src/core in microseconds; what may leave 2^53 is computed here. The reply is the state
+ * of each rule after the decision and the server's time, and the core puts that into words as it does its own. */
+#ifndef HEADWAY_SCRIPTS_H
+#define HEADWAY_SCRIPTS_H
+
+#include "link.h"
+#include "store.h"
+
+/* The names of a plan's keys on a server: {prefix}{key in a hash tag}{tag of the rule}. */
+struct redis_names {
+    char *prefix; /* "headway:v1:gcra:" */
+    size_t prefix_length;
+    struct {
+        char *tag; /* empty for the only rule */
+        size_t length;
+    } rules[QUOTA_RULES_MAX];
+};
+
+/* Can these rules be kept in a script's numbers? Else: a sentence in `error`. */
+bool scripts_can_hold(const struct plan *p, struct quota_error *error);
+
+/* EVALSHA; with `whole` EVAL, for a server that does not know the script. NULL: no memory. cost 0 reads. The cost fits every rule. */
+struct redis_request *scripts_limit(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                    int64_t cost, bool whole);
+/* Gives back or (negative) charges under one rule; p is of a bucket algorithm. */
+struct redis_request *scripts_settle(const struct plan *p, int rule, const struct redis_names *names,
+                                     const struct table_key *key, int64_t surplus, bool whole);
+struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
+                                    const struct table_key *key);
+
+/* Reads the reply to scripts_limit. False: it is not such a reply. */
+bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, struct outcome *out);
+
+/* Is it an error that EVAL would not give? */
+bool scripts_are_missing(const redisReply *reply);
+
+#endif
