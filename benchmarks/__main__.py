@@ -23,10 +23,14 @@ QUESTIONS = {
     "decorator": "decorator",
     "denial": "denial",
     "token_bucket": "token_bucket",
+    "await": "async_limit",
+    "async_with": "async_with",
+    "wakeup": "wakeup",
     "core": "core",
     "threads": "threads",
     "import": "import_time",
     "keys": "keys",
+    "crowd": "crowd",
     "replay": "replay",
 }
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.harness import BASELINE, HEADWAY, PEER, Contender
-from benchmarks.machine import version
+from benchmarks.machine import PACKAGES, version
 
 ALGORITHMS = ("fixed_window", "sliding_window", "token_bucket", "leaking_bucket", "gcra")
 NEVER_DENIES = 1_000_000_000
@@ -44,8 +44,7 @@ def has(package: str) -> bool:
 
 def missing() -> list[str]:
     """A sentence for every contender that is not installed."""
-    names = ("headway", "throttled-py", "limits", "pyrate-limiter", "token-bucket", "aiolimiter")
-    return [f"{name} is not installed and was left out" for name in names if not has(name)]
+    return [f"{name} is not installed and was left out" for name in PACKAGES if not has(name)]
 
 
 def headway_limiter(

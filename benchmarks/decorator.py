@@ -1,15 +1,12 @@
 """decorator: what does a decorator add to a function, and a context manager to a block?
 
 The function is empty, so what the decorated one takes beyond the plain one is what the decorator
-adds. asyncio has one line of its own for now: aiolimiter and its like are compared in the
-benchmark of headway's asyncio part.
+adds. asyncio has questions of its own: `await` and `async_with`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from time import perf_counter_ns
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.contenders import NEVER_DENIES, count, has, headway_limiter, pyrate_limiter_
@@ -122,8 +119,6 @@ def run(settings: Settings) -> Report:
         ratio = _added(ours, plain, base).ratio
         assert ratio is not None
         report.targets.append(Target("the decorator adds", ratio, BOUND, "x `d[key] += 1`"))
-    if has("aiolimiter"):
-        report.sections.append(asyncio.run(_asyncio_section(settings)))
     return report
 
 
@@ -133,45 +128,3 @@ def _added(decorated: Timing, plain: Timing, base: Timing) -> Row:
     return Row(
         contender.label, contender.kind, spread(extra), spread_of_ratios(extra, base.rounds_ns)
     )
-
-
-async def _empty_coroutine() -> None:
-    pass
-
-
-async def _asyncio_section(settings: Settings) -> Section:
-    from aiolimiter import AsyncLimiter
-
-    limiter = AsyncLimiter(NEVER_DENIES, 1)
-
-    async def awaits(calls: int) -> None:
-        for _ in range(calls):
-            await _empty_coroutine()
-
-    async def enters(calls: int) -> None:
-        for _ in range(calls):
-            async with limiter:
-                pass
-
-    base = await _rounds(awaits, 100_000, settings.rounds)
-    taken = await _rounds(enters, 20_000, settings.rounds)
-    rows = [
-        Row(
-            "await of an empty coroutine function",
-            BASELINE,
-            spread(base),
-            spread_of_ratios(base, base),
-        ),
-        Row("aiolimiter, async with", PEER, spread(taken), spread_of_ratios(taken, base)),
-    ]
-    return Section("asyncio, for information", "ns", rows, "that await")
-
-
-async def _rounds(work: Callable[[int], Awaitable[None]], calls: int, rounds: int) -> list[float]:
-    taken = []
-    for number in range(rounds + 1):
-        start = perf_counter_ns()
-        await work(calls)
-        if number > 0:
-            taken.append((perf_counter_ns() - start) / calls)
-    return taken

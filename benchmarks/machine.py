@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("headway", "throttled-py", "limits", "pyrate-limiter", "token-bucket", "aiolimiter")
+PACKAGES = (
+    "headway",
+    "throttled-py",
+    "limits",
+    "pyrate-limiter",
+    "token-bucket",
+    "aiolimiter",
+    "steindamm",
+    "uvloop",
+)
 
 
 @dataclass(frozen=True)

@@ -509,6 +509,25 @@ void call_free_list_clear(struct module_state *m) {
 #endif
 }
 
+/* What a task says it runs. */
+static PyObject *call_name(PyObject *object, void *unused) {
+    (void)unused;
+    CallObject *c = (CallObject *)object;
+    return PyUnicode_FromFormat("%s.%s", type_short_name(Py_TYPE(c->owner)), call_names[c->kind]);
+}
+
+static PyObject *call_repr(PyObject *object) {
+    static const char *const phases[] = {"not awaited yet", "running", "waiting", "done"};
+    CallObject *c = (CallObject *)object;
+    return PyUnicode_FromFormat("<%s.%s(), %s>", type_short_name(Py_TYPE(c->owner)), call_names[c->kind],
+                                phases[c->phase]);
+}
+
+static PyGetSetDef call_attributes[] = {
+    {"__name__", call_name, NULL, NULL, NULL},
+    {"__qualname__", call_name, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyMethodDef call_methods[] = {
     {"send", call_send_method, METH_O, NULL},
     {"throw", call_throw, METH_VARARGS, NULL},
@@ -523,6 +542,8 @@ static PyType_Slot call_slots[] = {
     {Py_tp_iternext, call_next},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, call_send},
+    {Py_tp_repr, call_repr},
+    {Py_tp_getset, call_attributes},
     {Py_tp_methods, call_methods},
     {0, NULL},
 };

@@ -1,6 +1,6 @@
 /* VirtualClock: see virtual_clock.h. */
 
-#include "module.h"
+#include "wait.h"
 
 static PyObject *clock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"now_ns", NULL};
@@ -38,6 +38,7 @@ static PyObject *clock_set(ClockObject *self, PyObject *now) {
         return NULL;
     }
     virtual_clock_set(&self->clock, ns);
+    wait_flush(state_of_type(Py_TYPE(self)));
     Py_RETURN_NONE;
 }
 
@@ -62,6 +63,7 @@ static PyObject *clock_advance(ClockObject *self, PyObject *args, PyObject *kwar
         return NULL;
     }
     virtual_clock_set(&self->clock, now + (int64_t)step + ns);
+    wait_flush(m);
     Py_RETURN_NONE;
 }
 

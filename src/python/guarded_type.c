@@ -40,7 +40,7 @@ static PyObject *guarded_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         PyErr_Format(PyExc_TypeError, "Invalid function: %R, must be callable.", function);
         return NULL;
     }
-    if (((LimiterObject *)limiter)->store == NULL) {
+    if (((LimiterObject *)limiter)->place == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Throttled.__init__ was not called.");
         return NULL;
     }

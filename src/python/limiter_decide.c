@@ -3,6 +3,7 @@
  *   limiter_limit -> (hooks ->) limiter_decide -> store_limit, or a wait in line without the GIL
  *
  * An allowed call without hooks makes one object, the result, and no reference is taken but its own. */
+#include "redis_store_type.h"
 #include "wait.h"
 
 #define PLANS_MAX 256 /* answers of a quota callable that are kept */
@@ -86,6 +87,11 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
         return -1;
     }
     int answer = 0;
+    if (t->redis != NULL) {
+        answer = redis_store_limit(t->redis, plan, &key, cost, timeout_ns, out);
+        Py_XDECREF(owned);
+        return answer;
+    }
     if (timeout_ns < 0) {
         store_limit(&t->store->store, plan->plan, &key, cost, out);
     } else {
@@ -136,7 +142,7 @@ static PyObject *run_hooks(LimiterObject *t, PyObject *run, PyMethodDef *method,
         Py_DECREF(bound);
     }
     if (call != NULL) {
-        PyObject *store_type = PyObject_GetAttrString((PyObject *)t->store, "TYPE");
+        PyObject *store_type = PyObject_GetAttrString(t->place, "TYPE");
         if (store_type != NULL) {
             result = PyObject_CallFunction(run, "OOOLsO", t->hooks, call, key, (long long)cost,
                                            algorithm_names[t->algorithm], store_type);
@@ -265,10 +271,15 @@ PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
     if (plan != NULL) {
         struct outcome out;
         struct decision d;
-        store_peek(&t->store->store, plan->plan, &table_key, &out);
+        if (t->redis == NULL) {
+            store_peek(&t->store->store, plan->plan, &table_key, &out);
+        } else if (redis_store_limit(t->redis, plan, &table_key, 0, -1, &out) < 0) {
+            goto done;
+        }
         algorithm_report(t->algorithm, &out.state, &plan->plan->rules[out.rule].quota, 0, out.now, &d);
         state = state_new(t->module, &d);
     }
+done:
     Py_XDECREF(plan);
     Py_XDECREF(owned);
     return state;
@@ -282,9 +293,13 @@ PyObject *limiter_reset(LimiterObject *t, PyObject *key) {
         plan = limiter_plan(t, key);
     }
     if (plan != NULL) {
-        store_reset(&t->store->store, plan->plan, &table_key);
-        wait_flush(t->module);
-        answer = Py_NewRef(Py_None);
+        if (t->redis == NULL) {
+            store_reset(&t->store->store, plan->plan, &table_key);
+            wait_flush(t->module);
+            answer = Py_NewRef(Py_None);
+        } else if (redis_store_reset(t->redis, plan, &table_key) == 0) {
+            answer = Py_NewRef(Py_None);
+        }
     }
     Py_XDECREF(plan);
     Py_XDECREF(owned);

@@ -2,11 +2,12 @@
  *
  * `with` and `async with` take the instance's cost from its key. What a denial raises is for a subclass to say
  * (`_limited_error`). */
+#include "redis_store_type.h"
 #include "wait.h"
 
 LimiterObject *ready_limiter(PyObject *self) {
     LimiterObject *t = (LimiterObject *)self;
-    if (t->store == NULL) {
+    if (t->place == NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s.__init__ was not called.", type_short_name(Py_TYPE(self)));
         return NULL;
     }
@@ -35,6 +36,13 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
     if (store == Py_None) {
         return default_store(m);
     }
+    if (PyObject_TypeCheck(store, m->redis_store)) {
+        if (((RedisStoreObject *)store)->link == NULL) {
+            PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was not called.");
+            return NULL;
+        }
+        return Py_NewRef(store);
+    }
     if (PyObject_TypeCheck(store, m->store)) {
         if (!((StoreObject *)store)->ready) {
             PyErr_SetString(PyExc_RuntimeError, "MemoryStore.__init__ was not called.");
@@ -43,7 +51,7 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         return Py_NewRef(store);
     }
     if (!PyUnicode_Check(store)) {
-        PyErr_Format(m->setup_error, "Invalid store: %R, must be a MemoryStore, or a URL such as 'memory://'.", store);
+        PyErr_Format(m->setup_error, "Invalid store: %R, must be a MemoryStore, a RedisStore, or a URL such as 'redis://localhost:6379/0'.", store);
         return NULL;
     }
     PyObject *module = PyImport_ImportModule("headway.store");
@@ -52,8 +60,8 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
     }
     PyObject *made = PyObject_CallMethod(module, "from_url", "O", store);
     Py_DECREF(module);
-    if (made != NULL && !PyObject_TypeCheck(made, m->store)) {
-        PyErr_Format(m->setup_error, "Invalid store: %R is not a MemoryStore.", made);
+    if (made != NULL && !PyObject_TypeCheck(made, m->store) && !PyObject_TypeCheck(made, m->redis_store)) {
+        PyErr_Format(m->setup_error, "Invalid store: %R is not a store.", made);
         Py_CLEAR(made);
     }
     return made;
@@ -91,7 +99,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
                                                   &quota, &store, &cost, &hooks, &prefix)) {
         return -1;
     }
-    if (self->store != NULL) {
+    if (self->place != NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s.__init__ was called twice.", type_short_name(Py_TYPE(object)));
         return -1;
     }
@@ -152,7 +160,8 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     if (quotas != NULL) {
-        plan = plan_new(m, (StoreObject *)made_store, prefix, algorithm, quotas);
+        StoreObject *memory = PyObject_TypeCheck(made_store, m->store) ? (StoreObject *)made_store : NULL;
+        plan = plan_new(m, memory, prefix, algorithm, quotas);
         if (plan == NULL) {
             goto done;
         }
@@ -174,7 +183,12 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->timeout = seconds;
     self->timeout_ns = timeout_ns;
     self->algorithm = algorithm;
-    self->store = (StoreObject *)Py_NewRef(made_store); /* last: this says that the rest is there */
+    if (PyObject_TypeCheck(made_store, m->store)) {
+        self->store = (StoreObject *)made_store;
+    } else {
+        self->redis = (RedisStoreObject *)made_store;
+    }
+    self->place = Py_NewRef(made_store); /* last: this says that the rest is there */
     plan = NULL;
     answer = 0;
 done:
@@ -193,13 +207,15 @@ static int limiter_traverse(LimiterObject *self, visitproc visit, void *arg) {
     Py_VISIT(self->quota);
     Py_VISIT(self->cost);
     Py_VISIT(self->hooks);
-    Py_VISIT(self->store);
+    Py_VISIT(self->place);
     Py_VISIT(self->plans);
     return 0;
 }
 
 static int limiter_clear(LimiterObject *self) {
-    Py_CLEAR(self->store);
+    Py_CLEAR(self->place);
+    self->store = NULL;
+    self->redis = NULL;
     Py_CLEAR(self->key);
     Py_CLEAR(self->quota);
     Py_CLEAR(self->cost);
@@ -320,8 +336,17 @@ static PyObject *limiter_settle(PyObject *object, PyObject *args) {
     }
     bool known = t->plan != NULL && rule >= 0 && rule < t->plan->plan->count &&
                  (t->algorithm == GCRA || t->algorithm == TOKEN_BUCKET || t->algorithm == LEAKING_BUCKET);
-    bool done = known && store_settle(&t->store->store, t->plan->plan, rule, &table_key, surplus);
-    wait_flush(t->module);
+    bool done = known;
+    if (known && t->redis != NULL) {
+        int end = redis_store_settle(t->redis, t->plan, rule, &table_key, surplus);
+        if (end < 0) {
+            Py_XDECREF(owned);
+            return NULL;
+        }
+    } else if (known) {
+        done = store_settle(&t->store->store, t->plan->plan, rule, &table_key, surplus);
+        wait_flush(t->module);
+    }
     Py_XDECREF(owned);
     if (!known) {
         PyErr_Format(PyExc_IndexError, "there is no bucket %d to settle", rule);
@@ -348,7 +373,7 @@ static PyObject *limiter_hooks(LimiterObject *self, void *unused) {
 }
 
 static PyObject *limiter_repr(LimiterObject *self) {
-    if (self->store == NULL) {
+    if (self->place == NULL) {
         return PyUnicode_FromString("<limiter, not initialised>");
     }
     PyObject *quota = Py_IS_TYPE(self->quota, self->module->quota) ? PyObject_Str(self->quota) : NULL;
@@ -363,7 +388,7 @@ static PyMemberDef limiter_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(LimiterObject, weakrefs), READONLY, NULL},
     {"key", T_OBJECT, offsetof(LimiterObject, key), READONLY, "The key when a call gives none; may be a callable."},
     {"quota", T_OBJECT, offsetof(LimiterObject, quota), READONLY, "A Quota, a tuple of them, or a callable."},
-    {"store", T_OBJECT, offsetof(LimiterObject, store), READONLY, "Where the states are kept."},
+    {"store", T_OBJECT, offsetof(LimiterObject, place), READONLY, "Where the states are kept."},
     {"cost", T_OBJECT, offsetof(LimiterObject, cost), READONLY, "The cost of a decorated call; may be a callable."},
     {"key_prefix", T_OBJECT, offsetof(LimiterObject, prefix), READONLY, "Keeps keys of different users apart."},
     {"_silent", T_BOOL, offsetof(LimiterObject, silent), 0, "Whether entering returns None instead of the result."},

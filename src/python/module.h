@@ -19,7 +19,7 @@
 
 struct module_state {
     PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *guarded, *bucket;
-    PyTypeObject *limiter, *throttled, *async_throttled, *link;
+    PyTypeObject *limiter, *throttled, *async_throttled, *link, *redis_store;
     PyTypeObject *call, *nothing_type, *task_wait, *waker, *alarm;
     PyTypeObject *pool, *semaphore, *sync_semaphore, *async_semaphore, *thread_life;
     /* headway.exceptions */
@@ -96,6 +96,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
+    struct redis_names *names; /* of a plan for Redis; else NULL */
 } PlanObject;
 
 /* Throttled, and what else enters by the quota of a key. */
@@ -103,8 +104,10 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     struct module_state *module;
-    PlanObject *plan; /* NULL when the quota is a callable */
-    StoreObject *store;
+    PlanObject *plan;     /* NULL when the quota is a callable */
+    PyObject *place;      /* the store that the user sees; NULL before __init__ */
+    StoreObject *store;   /* borrowed from `place`: in memory */
+    struct redis_store_object *redis; /* or this, likewise */
     PyObject *key;   /* str, bytes, callable or None */
     PyObject *quota; /* Quota, tuple of Quota, or callable */
     PyObject *cost;  /* int or callable */
@@ -201,6 +204,7 @@ PyObject *default_store(struct module_state *m);
 /* After a decision: the first eviction of a live key is logged. */
 int store_warn_evicted(StoreObject *s);
 
+/* `store` NULL: a plan for Redis. */
 PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
                      PyObject *quotas);
 

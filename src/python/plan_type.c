@@ -1,8 +1,37 @@
 /* Plan: the rules of a quota bound to the spaces of one store. Internal; users never see one. */
 #include "module.h"
 
+#include "scripts.h"
+
+static void free_names(struct redis_names *names) {
+    PyMem_Free(names->prefix);
+    for (int i = 0; i < QUOTA_RULES_MAX; i++) {
+        PyMem_Free(names->rules[i].tag);
+    }
+    PyMem_Free(names);
+}
+
+static int copy_name(PyObject *text, char **copy, size_t *length) {
+    Py_ssize_t size;
+    const char *bytes = text == NULL ? NULL : PyUnicode_AsUTF8AndSize(text, &size);
+    if (bytes == NULL) {
+        return -1;
+    }
+    *copy = PyMem_Malloc((size_t)size + 1);
+    if (*copy == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(*copy, bytes, (size_t)size + 1);
+    *length = (size_t)size;
+    return 0;
+}
+
 static void plan_dealloc(PlanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    if (self->names != NULL) {
+        free_names(self->names);
+    }
     Py_XDECREF(self->quotas);
     PyMem_Free(self->plan);
     type->tp_free(self);
@@ -17,6 +46,30 @@ static PyObject *rule_tag(PyObject *quotas, Py_ssize_t i) {
         same += ((QuotaObject *)PyTuple_GET_ITEM(quotas, j))->quota.period_ns == period;
     }
     return PyUnicode_FromFormat("%lldus#%d", (long long)(period / NS_PER_US), same);
+}
+
+/* What the keys are called on a server. */
+static int name_keys(PlanObject *self, PyObject *prefix) {
+    struct redis_names *names = self->names = PyMem_Calloc(1, sizeof *names);
+    if (names == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyObject *text = PyUnicode_FromFormat("%U:v1:%s:", prefix, algorithm_names[self->plan->algorithm]);
+    int answer = copy_name(text, &names->prefix, &names->prefix_length);
+    Py_XDECREF(text);
+    for (int i = 0; answer == 0 && i < self->plan->count; i++) {
+        if (self->plan->count == 1) {
+            text = PyUnicode_FromString("");
+        } else {
+            PyObject *tag = rule_tag(self->quotas, i);
+            text = tag == NULL ? NULL : PyUnicode_FromFormat(":%U", tag);
+            Py_XDECREF(tag);
+        }
+        answer = copy_name(text, &names->rules[i].tag, &names->rules[i].length);
+        Py_XDECREF(text);
+    }
+    return answer;
 }
 
 PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
@@ -34,20 +87,29 @@ PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefi
     }
     self->plan->algorithm = algorithm;
     self->plan->count = (int)count;
-    if (store_space(store, prefix, algorithm, NULL, &self->plan->line_space) < 0) {
+    self->plan->line_space = (uint32_t)algorithm;
+    if (store != NULL ? store_space(store, prefix, algorithm, NULL, &self->plan->line_space) < 0
+                      : name_keys(self, prefix) < 0) {
         goto failed;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         struct rule *rule = &self->plan->rules[i];
         rule->quota = ((QuotaObject *)PyTuple_GET_ITEM(quotas, i))->quota;
         rule->space = self->plan->line_space;
-        if (count > 1) {
+        if (count > 1 && store != NULL) {
             PyObject *tag = rule_tag(quotas, i);
             int failed = tag == NULL || store_space(store, prefix, algorithm, tag, &rule->space) < 0;
             Py_XDECREF(tag);
             if (failed) {
                 goto failed;
             }
+        }
+    }
+    if (store == NULL) {
+        struct quota_error error;
+        if (!scripts_can_hold(self->plan, &error)) {
+            PyErr_SetString(m->data_error, error.text);
+            goto failed;
         }
     }
     return self;

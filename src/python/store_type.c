@@ -1,6 +1,6 @@
 /* MemoryStore: a core store, its options, and the register of its spaces. */
 
-#include "module.h"
+#include "wait.h"
 
 #define MAX_SIZE_DEFAULT 65536
 
@@ -206,6 +206,7 @@ static PyObject *store_clear_all(PyObject *object, PyObject *unused) {
         return NULL;
     }
     store_clear(&self->store);
+    wait_flush(state_of_instance(object));
     Py_RETURN_NONE;
 }
 

@@ -52,6 +52,37 @@ class TestInstall:
             assert src.rate_limiter.token_bucket.TokenBucket is headway.TokenBucket
         """)
 
+    def test_choked_and_limiters_take_their_names(self, run_python: RunPython) -> None:
+        run_python("""
+            import headway.choked, headway.limiters
+            from headway import dropin
+            dropin.install()
+            import choked, limiters
+            assert choked is headway.choked and limiters is headway.limiters
+            from choked import Choked, choked
+            from limiters import AsyncSemaphore, MaxSleepExceededError
+            from limiters.exceptions import MaxSleepExceededError as same
+            assert AsyncSemaphore is headway.limiters.AsyncSemaphore
+            assert MaxSleepExceededError is same
+            dropin.uninstall("choked", "limiters")
+            import sys
+            left = [name for name in sys.modules if name.split(".")[0] in ("choked", "limiters")]
+            assert left == [], left
+        """)
+
+    def test_the_asyncio_package_takes_its_names(self, run_python: RunPython) -> None:
+        run_python("""
+            import headway.asyncio
+            from headway import dropin
+            dropin.install("throttled")
+            import throttled, throttled.asyncio, throttled.asyncio.rate_limiter as limits
+            from throttled.asyncio import Throttled, exceptions, hooks, rate_limiter, store, utils
+            assert Throttled is headway.asyncio.Throttled is not throttled.Throttled
+            assert limits is rate_limiter is headway.asyncio.rate_limiter
+            assert throttled.asyncio.store is throttled.store
+            assert throttled.asyncio.hooks.Hook is hooks.Hook is not throttled.hooks.Hook
+        """)
+
     def test_only_the_names_asked_for_are_installed(self, run_python: RunPython) -> None:
         run_python("""
             import sys
@@ -147,23 +178,19 @@ class TestInstall:
             str(tmp_path),
         )
 
-    @pytest.mark.parametrize("name", ["choked", "limiters", "smartratelimit"])
-    def test_a_family_that_has_not_arrived_is_named(self, name: str, run_python: RunPython) -> None:
-        printed = run_python(
-            """
+    def test_a_family_that_has_not_arrived_is_named(self, run_python: RunPython) -> None:
+        printed = run_python("""
             import sys
             from headway import SetUpError, dropin
             try:
-                dropin.install("throttled", sys.argv[1])
+                dropin.install("throttled", "smartratelimit")
             except SetUpError as error:
                 print(error)
             assert "throttled" not in sys.modules
-            """,
-            name,
-        )
+        """)
         assert printed == (
-            f"'{name}' has not arrived in this release of headway, "
-            "which has: throttled, src.rate_limiter.\n"
+            "'smartratelimit' has not arrived in this release of headway, "
+            "which has: throttled, choked, limiters, src.rate_limiter.\n"
         )
 
     def test_an_unknown_name_lists_the_known_ones(self, run_python: RunPython) -> None:
@@ -179,15 +206,14 @@ class TestInstall:
 
 
 class TestMirror:
-    def test_asyncio_is_not_there_yet(self, run_python: RunPython) -> None:
+    def test_every_public_name_of_the_asyncio_package_is_there(self, run_python: RunPython) -> None:
         run_python("""
-            import headway.throttled
-            try:
-                import headway.throttled.asyncio
-            except ImportError:
-                pass
-            else:
-                raise AssertionError
+            import headway.asyncio, headway.throttled.asyncio as mirror
+            assert mirror.Throttled is headway.asyncio.Throttled
+            assert all(hasattr(mirror, name) for name in headway.asyncio.__all__)
+            sync = set(headway.throttled.__all__)
+            assert sync <= set(headway.asyncio.__all__), sync - set(headway.asyncio.__all__)
+            import headway.throttled.asyncio.hooks, headway.throttled.asyncio.store
         """)
 
     def test_a_redis_store_says_that_it_is_not_in_this_release(self) -> None:
@@ -289,7 +315,7 @@ class TestCommand:
             (["--", "-m"], "no module after '-m'"),
             (["--", "missing.py"], "no file 'missing.py'"),
             (["flask", "--", "-m", "this"], "Unknown name: 'flask'"),
-            (["choked", "--", "-m", "this"], "'choked' has not arrived"),
+            (["smartratelimit", "--", "-m", "this"], "'smartratelimit' has not arrived"),
         ],
     )
     def test_a_wrong_command_line_ends_with_two_and_a_sentence(

@@ -2,7 +2,8 @@
 
 A block is named after its document and the heading or scenario above it, and numbered where that
 has several: `throttled/decorator`, `token-bucket/allow-method-2`. A block runs verbatim; names
-that it uses but does not define (`limiter`, `fetch_data`) are set in lines before it, one each.
+that it uses but does not define (`limiter`, `fetch_data`) are set in lines before it, one each. A
+block that only defines functions is followed by a line that calls them, so that something happens.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
-DOCUMENTS = {"throttled": "throttled", "token-bucket": "src.rate_limiter"}
+DOCUMENTS = {
+    "throttled": "throttled",
+    "choked": "choked",
+    "limiters": "limiters",
+    "token-bucket": "src.rate_limiter",
+}
 """Each document, and the name that the drop-in knows its package by."""
 
 _TITLE_OR_BLOCK = re.compile(
@@ -25,6 +31,9 @@ _TITLE_OR_BLOCK = re.compile(
 )
 
 PREAMBLE = {
+    "choked": "from choked import choked",
+    "make_external_api_call": "make_external_api_call = lambda: 'answer'",
+    "run_expensive_query": "async def run_expensive_query(): print('query')",
     "TokenBucket": "from src.rate_limiter.token_bucket import TokenBucket",
     "limiter": (
         "from src.rate_limiter.token_bucket import TokenBucket as _TokenBucket\n"
@@ -38,6 +47,33 @@ PREAMBLE = {
     "fetch_data": "fetch_data = lambda: 'data'",
     "process": "process = lambda request: request",
 }
+
+CALLS = {
+    "choked/perfect-for-multi-worker-applications": "print(worker_api_call())",
+    "choked/redis-setup-recommended": "print(api_call())",
+    "choked/shared-rate-limits": (
+        "print(function_a() + function_b(), function_a.limiter.peek().remaining)"
+    ),
+    "choked/token-based-api-integration": (
+        "print(chat_with_gpt4([{'role': 'user', 'content': 'Hello'}]))"
+    ),
+    "choked/multi-worker-web-scraping": "print(scrape_page('https://example.com/page'))",
+    "choked/database-operations": (
+        "import asyncio; asyncio.run(heavy_database_operation())"  # the block imports nothing
+    ),
+    # Not main(): it gathers a generator, which asyncio refuses.
+    "limiters/semaphore": (
+        "async def _many(): await asyncio.gather(*[get_foo() for _ in range(100)])\n"
+        "asyncio.run(_many())"
+    ),
+    "limiters/semaphore-2": "main(); main()",
+    "limiters/token-bucket": (
+        "async def _many(): await asyncio.gather(*[get_foo() for _ in range(7)])\n"
+        "asyncio.run(_many())"
+    ),
+    "limiters/token-bucket-2": "[main() for _ in range(6)]",
+}
+"""What is done with the functions of a block that defines them and calls none."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +92,12 @@ class Block:
         return False
 
     def program(self) -> str:
-        """Return the block with what it takes for granted in front; KeyError where that is new."""
-        return "".join(f"{PREAMBLE[name]}\n" for name in undefined_names(self.code)) + self.code
+        """Return the block with what it takes for granted in front, and its call behind.
+
+        KeyError where it takes something for granted that PREAMBLE does not know.
+        """
+        preamble = "".join(f"{PREAMBLE[name]}\n" for name in undefined_names(self.code))
+        return f"{preamble}{self.code}\n{CALLS.get(self.name, '')}\n"
 
 
 def undefined_names(code: str) -> list[str]:
