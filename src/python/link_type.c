@@ -234,6 +234,7 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
     (void)fork_nothing;
     fork_register(&self->fork);
+    self->module = state_of_type(type);
     self->ready = true;
     return (PyObject *)self;
 }

@@ -8,6 +8,7 @@
 
 typedef struct {
     PyObject_HEAD
+    struct module_state *module;
     struct link link;
     struct redis_address address;
     char *texts[5]; /* the address' own copies */

@@ -18,7 +18,7 @@ struct script {
     int words;   /* of state for each rule */
 };
 
-static const struct script gcra = {LUA_GCRA, LUA_GCRA_SHA, sizeof LUA_GCRA - 1, 5, 2};
+static const struct script gcra = {LUA_GCRA, LUA_GCRA_SHA, sizeof LUA_GCRA - 1, 6, 2};
 static const struct script fixed_window = {LUA_FIXED_WINDOW, LUA_FIXED_WINDOW_SHA, sizeof LUA_FIXED_WINDOW - 1, 3, 2};
 static const struct script sliding_window = {LUA_SLIDING_WINDOW, LUA_SLIDING_WINDOW_SHA,
                                              sizeof LUA_SLIDING_WINDOW - 1, 3, 3};
@@ -135,7 +135,7 @@ static struct redis_request *end(struct redis_request *r, const struct cursor *c
 }
 
 struct redis_request *scripts_limit(const struct plan *p, const struct redis_names *names, const struct table_key *key,
-                                    int64_t cost, bool whole) {
+                                    int64_t cost, int64_t most_wait_ns, bool whole) {
     const struct script *s = script_of(p->algorithm);
     struct cursor c;
     struct redis_request *r = begin(s, whole, names, key, 0, p->count, &c);
@@ -151,6 +151,7 @@ struct redis_request *scripts_limit(const struct plan *p, const struct redis_nam
             span_us(q, q->burst, &us, &excess);
             put_number(&c, us);
             put_number(&c, excess);
+            put_number(&c, most_wait_ns / 1000 < SPAN_US_MAX / 2 ? most_wait_ns / 1000 : SPAN_US_MAX / 2);
         } else {
             put_number(&c, q->period_ns / 1000);
             put_number(&c, own);
@@ -225,7 +226,20 @@ static struct state bucket_state(const struct quota *q, int64_t us, int64_t exce
     return (struct state){{(int64_t)ns, (int64_t)(ns * q->limit - units), 0}};
 }
 
-bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, struct outcome *out) {
+/* How long until what was taken is due: until the bucket would have held it. */
+static int64_t reserved_wait(const struct plan *p, const struct state *states, int64_t now) {
+    int64_t longest = -1;
+    for (int i = 0; i < p->count; i++) {
+        const struct quota *q = &p->rules[i].quota;
+        wide owed = (wide)states[i].word[0] * q->limit - states[i].word[1] - (wide)now * q->limit;
+        wide over = owed - (wide)q->burst * q->period_ns;
+        int64_t wait = over > 0 ? (int64_t)wide_div_up(over, q->limit) : -1;
+        longest = wait > longest ? wait : longest;
+    }
+    return longest;
+}
+
+bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, bool never, struct outcome *out) {
     const struct script *s = script_of(p->algorithm);
     int64_t admitted, now_us, words[3] = {0, 0, 0};
     struct state states[QUOTA_RULES_MAX];
@@ -249,8 +263,12 @@ bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, s
                                            : (struct state){{words[0] * 1000, words[2], words[1]}};
         }
     }
+    admitted = admitted && !never;
     *out = (struct outcome){.kind = admitted ? OUTCOME_ADMITTED : OUTCOME_DENIED, .now = now_us * 1000, .wait_ns = -1};
     plan_choose_tightest(p, states, admitted ? 0 : cost, out->now, out);
+    if (admitted && s == &gcra) {
+        out->wait_ns = reserved_wait(p, states, out->now);
+    }
     return true;
 }
 

@@ -21,17 +21,19 @@ struct redis_names {
 /* Can these rules be kept in a script's numbers? Else: a sentence in `error`. */
 bool scripts_can_hold(const struct plan *p, struct quota_error *error);
 
-/* EVALSHA; with `whole` EVAL, for a server that does not know the script. NULL: no memory. cost 0 reads. The cost fits every rule. */
+/* EVALSHA; with `whole` EVAL, for a server that does not know the script. NULL: no memory. cost 0 reads. The cost fits every rule.
+ * Buckets reserve: what is due within most_wait_ns is admitted, and is to be waited for. */
 struct redis_request *scripts_limit(const struct plan *p, const struct redis_names *names, const struct table_key *key,
-                                    int64_t cost, bool whole);
+                                    int64_t cost, int64_t most_wait_ns, bool whole);
 /* Gives back or (negative) charges under one rule; p is of a bucket algorithm. */
 struct redis_request *scripts_settle(const struct plan *p, int rule, const struct redis_names *names,
                                      const struct table_key *key, int64_t surplus, bool whole);
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
                                     const struct table_key *key);
 
-/* Reads the reply to scripts_limit. False: it is not such a reply. */
-bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, struct outcome *out);
+/* Reads the reply to scripts_limit. False: it is not such a reply. `never`: it was asked with cost 0, since the cost never fits. When
+ * admitted, out->wait_ns is how long the caller has to wait for what was reserved; -1 for not at all. */
+bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, bool never, struct outcome *out);
 
 /* Is it an error that EVAL would not give? */
 bool scripts_are_missing(const redisReply *reply);

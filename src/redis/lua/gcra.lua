@@ -2,9 +2,10 @@
 -- The arithmetic of src/core/gcra.c in microseconds. T = period / limit is the emission interval.
 --
 -- KEYS   one per rule, all in one slot
--- ARGV   five numbers per rule: limit, cost_us, cost_excess, span_us, span_excess, where
+-- ARGV   six numbers per rule: limit, cost_us, cost_excess, span_us, span_excess, wait_us, where
 --            cost * T  = cost_us - cost_excess / limit     0 <= cost_excess < limit     cost <= burst
 --            burst * T = span_us - span_excess / limit     0 <= span_excess < limit
+--        wait_us: what is due so soon is admitted too; the caller waits until it is (a reservation).
 --        A cost of 0, 0 is a peek: it is admitted and writes nothing.
 -- reply  {1 admitted or 0 denied, now_us, then us and excess of each rule after the decision}, all but the first as text
 -- state  'us:excess': the theoretical arrival time is us - excess / limit, in microseconds since the epoch. A key that is
@@ -27,7 +28,7 @@ local whole = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 local start = now()
 local reply, after = {1, format(whole, start)}, {}
 for i = 1, #KEYS do
-  local limit, cost_us, cost_excess, span_us, span_excess = unpack(ARGV, 5 * i - 4, 5 * i)
+  local limit, cost_us, cost_excess, span_us, span_excess, wait_us = unpack(ARGV, 6 * i - 5, 6 * i)
   local us, excess = '0', '0'
   local state = call('GET', KEYS[i])
   if state then
@@ -48,7 +49,7 @@ for i = 1, #KEYS do
     if excess >= limit then
       us, excess = us - 1, excess - limit
     end
-    local most_us = start + span_us
+    local most_us = start + span_us + wait_us
     if us > most_us or (us == most_us and excess < tonumber(span_excess)) then
       reply[1] = 0
     end

@@ -1,0 +1,289 @@
+/* RedisStore: decisions on a server. One round trip each; a wait is a reservation, so it is one round trip too.
+ *
+ * What cannot be answered follows `on_error`. The first failure and the recovery are logged, and every decision that was not the
+ * server's is counted. */
+#include "redis_store_type.h"
+
+#include "clock.h"
+
+/* ---- talking ---- */
+
+/* Takes the request over. A reply that is not an error (the caller's), or NULL: with an exception. */
+static redisReply *ask(RedisStoreObject *s, struct redis_request *r) {
+    if (r == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (link_object_call(s->link, r) < 0) {
+        return NULL; /* a signal handler raised, and the request is the link's */
+    }
+    redisReply *reply = r->reply;
+    r->reply = NULL;
+    if (r->end != REQUEST_DONE) {
+        link_raise(s->link, r);
+        reply = NULL;
+    }
+    request_free(r);
+    return reply;
+}
+
+static redisReply *refuse(RedisStoreObject *s, redisReply *reply) {
+    struct module_state *m = s->link->module;
+    PyErr_Format(m->store_error, "%U answered: %s", s->server, reply->str);
+    freeReplyObject(reply);
+    return NULL;
+}
+
+/* Asks by the script's hash, and once more with the whole script where the server does not know it. */
+#define ASK_SCRIPT(reply, s, request)                                                                                  \
+    do {                                                                                                               \
+        bool whole = false;                                                                                            \
+        (reply) = ask(s, request);                                                                                     \
+        if ((reply) != NULL && scripts_are_missing(reply)) {                                                           \
+            whole = true;                                                                                              \
+            freeReplyObject(reply);                                                                                    \
+            (reply) = ask(s, request);                                                                                 \
+        }                                                                                                              \
+        if ((reply) != NULL && (reply)->type == REDIS_REPLY_ERROR) {                                                   \
+            (reply) = refuse(s, reply);                                                                                \
+        }                                                                                                              \
+    } while (0)
+
+/* ---- failing and recovering ---- */
+
+static void log_line(const char *level, const char *format, PyObject *server, PyObject *what) {
+    PyObject *logging = PyImport_ImportModule("logging");
+    PyObject *logger = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
+    PyObject *done = logger == NULL ? NULL : PyObject_CallMethod(logger, level, "sOO", format, server, what);
+    if (done == NULL) {
+        PyErr_Clear(); /* the decision stands, whatever the user's log handlers did */
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(logger);
+    Py_XDECREF(logging);
+}
+
+/* With an exception set: the policy's answer instead of it, or -1. */
+static int follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out) {
+    struct module_state *m = s->link->module;
+    if (s->on_error == ON_ERROR_RAISE || !PyErr_ExceptionMatches(m->store_error)) {
+        return -1;
+    }
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    s->failures++;
+    if (!s->failing) {
+        s->failing = true;
+        log_line("warning",
+                 s->on_error == ON_ERROR_ALLOW ? "%s cannot answer (%s): every request is allowed until it does."
+                                               : "%s cannot answer (%s): every request is denied until it does.",
+                 s->server, error != NULL ? error : Py_None);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    *out = (struct outcome){.kind = s->on_error == ON_ERROR_ALLOW ? OUTCOME_ADMITTED : OUTCOME_DENIED,
+                            .now = clock_now(),
+                            .denied_cost = s->on_error == ON_ERROR_ALLOW ? 0 : cost,
+                            .wait_ns = s->on_error == ON_ERROR_ALLOW ? -1 : NS_PER_S};
+    (void)plan;
+    return 0;
+}
+
+static void recovered(RedisStoreObject *s) {
+    if (s->failing) {
+        s->failing = false;
+        log_line("warning", "%s answers again, after %s decisions without it.", s->server, Py_None);
+    }
+}
+
+/* ---- deciding ---- */
+
+static bool can_never_fit(const struct plan *p, int64_t cost) {
+    for (int i = 0; i < p->count; i++) {
+        struct state fresh = {{0, 0, 0}};
+        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, rule_cost(&p->rules[i], cost), 0) == WAIT_NEVER) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int decide_once(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                       int64_t most_wait_ns, struct outcome *out) {
+    const struct plan *p = plan->plan;
+    bool never = can_never_fit(p, cost);
+    redisReply *reply;
+    ASK_SCRIPT(reply, s, scripts_limit(p, plan->names, key, never ? 0 : cost, most_wait_ns, whole));
+    if (reply == NULL) {
+        return -1;
+    }
+    bool read = scripts_read(p, reply, cost, never, out);
+    freeReplyObject(reply);
+    if (!read) {
+        PyErr_Format(s->link->module->store_error, "%U answered what the script cannot have said.", s->server);
+        return -1;
+    }
+    recovered(s);
+    return 0;
+}
+
+/* Sleeps; -1 when a signal handler raised. */
+static int sleep_for(int64_t ns) {
+    struct parker parker;
+    int64_t until = clock_now() + ns;
+    int answer = 0;
+    parker_init(&parker);
+    while (answer == 0 && clock_now() < until) {
+        answer = sleep_in_line(&parker, until);
+    }
+    parker_destroy(&parker);
+    return answer;
+}
+
+static bool is_bucket(const struct plan *p) {
+    return p->algorithm != FIXED_WINDOW && p->algorithm != SLIDING_WINDOW;
+}
+
+int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
+    redisReply *reply;
+    ASK_SCRIPT(reply, s, scripts_settle(plan->plan, rule, plan->names, key, surplus, whole));
+    if (reply == NULL) {
+        return -1;
+    }
+    freeReplyObject(reply);
+    return 0;
+}
+
+/* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. */
+static void give_back(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost) {
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    for (int i = 0; i < plan->plan->count; i++) {
+        if (redis_store_settle(s, plan, i, key, rule_cost(&plan->plan->rules[i], cost)) < 0) {
+            PyErr_Clear();
+        }
+    }
+    PyErr_Restore(type, error, traceback);
+}
+
+int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                      int64_t timeout_ns, struct outcome *out) {
+    int64_t start = clock_now();
+    bool reserves = timeout_ns > 0 && is_bucket(plan->plan);
+    for (;;) {
+        int64_t rest = timeout_ns < 0 ? 0 : timeout_ns == INT64_MAX ? INT64_MAX : timeout_ns - (clock_now() - start);
+        if (decide_once(s, plan, key, cost, reserves && rest > 0 ? rest : 0, out) < 0) {
+            return follow_policy(s, plan, cost, out);
+        }
+        if (timeout_ns < 0 || cost == 0) {
+            return 0;
+        }
+        if (out->kind == OUTCOME_ADMITTED) {
+            int64_t wait = out->wait_ns;
+            out->wait_ns = -1;
+            if (wait > 0 && sleep_for(wait) < 0) {
+                give_back(s, plan, key, cost);
+                return -1;
+            }
+            return 0;
+        }
+        struct decision d;
+        algorithm_report(plan->plan->algorithm, &out->state, &plan->plan->rules[out->rule].quota, out->denied_cost,
+                         out->now, &d);
+        if (d.retry_after_ns > rest || reserves) {
+            return 0;
+        }
+        if (sleep_for(d.retry_after_ns) < 0) {
+            return -1;
+        }
+    }
+}
+
+int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key) {
+    redisReply *reply = ask(s, scripts_reset(plan->plan, plan->names, key));
+    if (reply != NULL && reply->type == REDIS_REPLY_ERROR) {
+        reply = refuse(s, reply);
+    }
+    if (reply == NULL) {
+        return -1;
+    }
+    freeReplyObject(reply);
+    return 0;
+}
+
+/* ---- life ---- */
+
+static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"link", "server", "on_error", NULL};
+    RedisStoreObject *self = (RedisStoreObject *)object;
+    struct module_state *m = state_of_instance(object);
+    PyObject *link, *server;
+    const char *on_error = "raise";
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|s:RedisStore", names, m->link, &link, &server,
+                                                  &on_error)) {
+        return -1;
+    }
+    if (self->link != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was called twice.");
+        return -1;
+    }
+    if (strcmp(on_error, "raise") == 0) {
+        self->on_error = ON_ERROR_RAISE;
+    } else if (strcmp(on_error, "allow") == 0) {
+        self->on_error = ON_ERROR_ALLOW;
+    } else if (strcmp(on_error, "deny") == 0) {
+        self->on_error = ON_ERROR_DENY;
+    } else {
+        PyErr_Format(m->setup_error, "Invalid on_error: '%s', must be 'raise', 'allow' or 'deny'.", on_error);
+        return -1;
+    }
+    self->link = (LinkObject *)Py_NewRef(link);
+    self->server = Py_NewRef(server);
+    return 0;
+}
+
+static int redis_store_traverse(RedisStoreObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->link);
+    return 0;
+}
+
+static void redis_store_dealloc(PyObject *object) {
+    RedisStoreObject *self = (RedisStoreObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(object);
+    }
+    Py_CLEAR(self->link);
+    Py_CLEAR(self->server);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMemberDef redis_store_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(RedisStoreObject, weakrefs), READONLY, NULL},
+    {"_link", T_OBJECT_EX, offsetof(RedisStoreObject, link), READONLY, NULL},
+    {"server", T_OBJECT, offsetof(RedisStoreObject, server), READONLY, "The server's URL, its password masked."},
+    {"failures", T_LONGLONG, offsetof(RedisStoreObject, failures), READONLY,
+     "How many decisions were taken by on_error because the server could not answer."},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot redis_store_slots[] = {
+    {Py_tp_doc, "What RedisStore is made on. Internal."},
+    {Py_tp_init, redis_store_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, redis_store_dealloc},
+    {Py_tp_traverse, redis_store_traverse},
+    {Py_tp_members, redis_store_members},
+    {0, NULL},
+};
+static PyType_Spec redis_store_spec = {"headway._core.RedisStore", sizeof(RedisStoreObject), 0,
+                                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                                       redis_store_slots};
+
+PyTypeObject *redis_store_type_make(PyObject *module) {
+    return type_make(module, &redis_store_spec, NULL, NULL);
+}
