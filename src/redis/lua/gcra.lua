@@ -21,7 +21,7 @@ if redis.replicate_commands and not redis.REDIS_VERSION_NUM then
   redis.replicate_commands() -- older than 7: what is written depends on the clock, so effects are replicated
 end
 local call, format, match = redis.call, string.format, string.match
--- '%d' is three times as fast, and the same where a C long has 64 bits.
+-- '%d' takes 0.2 us less than '%.0f', and writes the same where a C long has 64 bits.
 local whole = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 
 local start = now()
@@ -56,10 +56,14 @@ for i = 1, #KEYS do
   end
 end
 
-for i = 1, reply[1] * #after / 2 do
-  local us, excess = format(whole, after[2 * i - 1]), format(whole, after[2 * i])
-  local ttl_ms = math.ceil((after[2 * i - 1] - start) / 1000) + 1
-  call('SET', KEYS[i], us .. ':' .. excess, 'PX', format(whole, ttl_ms))
-  reply[2 * i + 1], reply[2 * i + 2] = us, excess
+if reply[1] == 1 then
+  for i = 1, #KEYS do
+    if after[2 * i - 1] then -- not a peek
+      local us, excess = format(whole, after[2 * i - 1]), format(whole, after[2 * i])
+      local ttl_ms = math.ceil((after[2 * i - 1] - start) / 1000) + 1
+      call('SET', KEYS[i], us .. ':' .. excess, 'PX', format(whole, ttl_ms))
+      reply[2 * i + 1], reply[2 * i + 2] = us, excess
+    end
+  end
 end
 return reply
