@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from headway import (
         algorithms,
-        asyncio,
+        asyncio,  # noqa: F401
         clock,
         constants,
         dropin,

@@ -239,6 +239,20 @@ void *semaphore_release_oldest(struct semaphore *s) {
 
 /* ---- the holders' lives ---- */
 
+void *semaphore_holder(struct semaphore *s, int64_t n) {
+    lock_acquire(&s->lock);
+    struct lease *l = s->first;
+    while (l != NULL && n-- > 0) {
+        l = l->next;
+    }
+    void *holder = l == NULL ? NULL : l->holder;
+    if (holder != NULL) {
+        s->keep(holder);
+    }
+    lock_release(&s->lock);
+    return holder;
+}
+
 void *semaphore_lapsed(struct semaphore *s) {
     void *holder = NULL;
     lock_acquire(&s->lock);

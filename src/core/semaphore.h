@@ -73,6 +73,9 @@ bool semaphore_release(struct semaphore *s, void *holder);
 /* Ends the oldest lease of all, whoever holds it: its holder, whose reference is the caller's again, or NULL. */
 void *semaphore_release_oldest(struct semaphore *s);
 
+/* The holder of the n-th oldest lease, kept; NULL: there are not so many. */
+void *semaphore_holder(struct semaphore *s, int64_t n);
+
 /* Where somebody waits and a lease has run out: its holder, kept; else NULL. Judge it and ask again. */
 void *semaphore_lapsed(struct semaphore *s);
 

@@ -169,8 +169,22 @@ void semaphore_entered(SemaphoreObject *s) {
     Py_INCREF(s->pool);
 }
 
-/* A permit that the holder has. Where another leaves than entered (a stack of contexts that was handed on), the oldest permit goes,
- * unless one has lapsed meanwhile: then that was it. */
+/* Ends the oldest lease whose holder is gone: that holder, or NULL. */
+static PyObject *release_of_the_gone(SemaphoreObject *s) {
+    PyObject *holder;
+    for (int64_t n = 0; (holder = semaphore_holder(&s->pool->semaphore, n)) != NULL; n++) {
+        bool ended = !holder_lives(s->module, holder) && semaphore_release(&s->pool->semaphore, holder);
+        Py_DECREF(holder);
+        if (ended) {
+            return holder; /* by the lease's own reference */
+        }
+    }
+    return NULL;
+}
+
+/* The permit that the holder has. Where another leaves than entered (a coroutine that is destroyed leaves in nobody's task), it is the
+ * permit of one who is gone, unless one has lapsed meanwhile: then that was it. Failing these (a stack of contexts that was handed
+ * on), it is the oldest. */
 static void leave(SemaphoreObject *s, PyObject *holder) {
     struct semaphore *permits = &s->pool->semaphore;
     PyObject *ended = NULL;
@@ -182,7 +196,7 @@ static void leave(SemaphoreObject *s, PyObject *holder) {
         ended = holder;
     } else if (atomic_load(&s->pool->lapsed) > 0) {
         atomic_fetch_sub(&s->pool->lapsed, 1);
-    } else {
+    } else if ((ended = release_of_the_gone(s)) == NULL) {
         ended = semaphore_release_oldest(permits);
     }
     wait_flush(s->module);

@@ -16,11 +16,16 @@ __all__ = ["choked"]
 _F = TypeVar("_F", bound=Callable[..., object])
 
 
-class Waiting(_core.Throttled):
-    """The limiter of a key: shared by all functions that name the key, and waits without end."""
+class Definition:
+    """What holds for a key: the first function to name it has said so."""
+
+    __slots__ = ("__weakref__", "params", "rules", "where")
 
     params: Mapping[str, Any]
     where: str
+
+    def __init__(self, rules: Any) -> None:
+        self.rules = rules
 
     @classmethod
     def of(
@@ -29,11 +34,20 @@ class Waiting(_core.Throttled):
         key: str,
         params: Mapping[str, Any],
         func: object,
-        **options: Any,
-    ) -> "Waiting":
-        """Return the limiter of `key`, which the first function to name it has defined."""
-        make = functools.partial(
-            cls,
+        rules: Any,
+    ) -> "Definition":
+        """Return the definition of `key`: the first one, or this."""
+        return define(store, "choked", key, params, _named(func), functools.partial(cls, rules))
+
+
+class Waiting(_core.Throttled):
+    """The limiter of one function: waits without end for what the key's functions share."""
+
+    def __init__(
+        self, definition: Definition, key: str, store: _core.MemoryStore, **options: Any
+    ) -> None:
+        self._definition = definition  # kept as long as a function goes by it
+        super().__init__(
             key=key,
             timeout=float("inf"),
             using="token_bucket",
@@ -41,7 +55,6 @@ class Waiting(_core.Throttled):
             key_prefix="choked",
             **options,
         )
-        return define(store, "choked", key, params, _named(func), make)
 
 
 def choked(key: str, max_tokens: int, refill_period: float) -> Callable[[_F], _F]:
@@ -65,8 +78,9 @@ def choked(key: str, max_tokens: int, refill_period: float) -> Callable[[_F], _F
         quota = _core.per_duration(
             timedelta(seconds=params["refill_period"]), cast("int", params["max_tokens"])
         )
-        limiter = Waiting.of(shared_store("choked"), key, params, func, quota=quota)
-        return cast("_F", decorate(limiter, func))
+        store = shared_store("choked")
+        definition = Definition.of(store, key, params, func, quota)
+        return cast("_F", decorate(Waiting(definition, key, store, quota=definition.rules), func))
 
     return decorator
 

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
+from weakref import ref
 
 from headway import _core
 from headway._checks import text
 from headway._wrap import decorate
-from headway.choked.decorator import Waiting
+from headway.choked.decorator import Definition, Waiting
 from headway.choked.estimators import Estimator, estimator
 from headway.exceptions import DataError, LimitedError, SetUpError
 from headway.hooks import Hook, HookContext, Limit
@@ -48,10 +49,23 @@ _admitted: "ContextVar[dict[_Dual, _Ticket]]" = ContextVar("headway.choked.admit
 
 
 class _Dual(Waiting):
-    """The limiter of a key with a limit of tokens."""
+    """The limiter of a function with a limit of tokens; the rules for calls come first."""
 
-    call_rules = 0  # they come first
-    token_rules: range
+    def __init__(
+        self, definition: Definition, key: str, store: _core.MemoryStore, estimate: Estimator
+    ) -> None:
+        calls, tokens = definition.rules
+        super().__init__(
+            definition,
+            key,
+            store,
+            quota=[*calls, *tokens],
+            cost=estimate,
+            hooks=[_Tickets(ref(self))],
+        )
+        for rule in range(len(calls)):
+            self._charge_per_call(rule)
+        self.token_rules = range(len(calls), len(calls) + len(tokens))
 
     def _limited_error(self, result: _core.RateLimitResult, /) -> Exception:
         # It waits without end, so the only denial is of what can never fit.
@@ -66,15 +80,16 @@ class _Dual(Waiting):
 class _Tickets(Hook):
     """Notes what a call has taken, once it has."""
 
-    def __init__(self) -> None:
-        self.limiter: _Dual | None = None
+    def __init__(self, limiter: "ref[_Dual]") -> None:
+        self._limiter = limiter
 
     def on_limit(self, call_next: Limit, context: HookContext) -> _core.RateLimitResult:
         result = call_next()
-        if result and self.limiter is not None:
+        limiter = self._limiter()
+        if result and limiter is not None:
             tickets = dict(_admitted.get({}))
-            tickets.pop(self.limiter, None)
-            tickets[self.limiter] = _Ticket(self.limiter, context.cost)
+            tickets.pop(limiter, None)
+            tickets[limiter] = _Ticket(limiter, context.cost)
             _admitted.set(tickets)
         return result
 
@@ -155,27 +170,14 @@ class Choked:
         params = {"request_limit": request_limit, "token_limit": token_limit}
 
         def decorator(func: _F) -> _F:
-            if estimate is None:
-                limiter = Waiting.of(self._store, key, params, func, quota=list(calls))
+            definition = Definition.of(self._store, key, params, func, (calls, tokens))
+            first_calls, first_tokens = definition.rules
+            if not first_tokens:
+                limiter = Waiting(definition, key, self._store, quota=list(first_calls))
                 return cast("_F", decorate(limiter, func))
-            tickets = _Tickets()
-            dual = _Dual.of(
-                self._store,
-                key,
-                params,
-                func,
-                quota=[*calls, *tokens],
-                cost=estimate,
-                hooks=[tickets],
-            )
-            if isinstance(dual, _Dual) and tickets is dual.hooks[0]:
-                tickets.limiter = dual
-                dual.token_rules = range(len(calls), len(calls) + len(tokens))
-                for rule in range(len(calls)):
-                    dual._charge_per_call(rule)
+            dual = _Dual(definition, key, self._store, estimate or estimator(None))
             decorated: Any = decorate(dual, func)
-            if isinstance(dual, _Dual):
-                decorated.settle = lambda actual: _ticket(dual).settle(actual)
+            decorated.settle = lambda actual: _ticket(dual).settle(actual)
             return cast("_F", decorated)
 
         return decorator
