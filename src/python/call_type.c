@@ -3,6 +3,9 @@
  * It decides when it is first resumed, and mostly is done by that: it answers through the send slot, and the event loop learns
  * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
  * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
+#include "clock.h"
+#include "loop_link.h"
+#include "redis_store_type.h"
 #include "task.h"
 
 #define FREE_CALLS 64
@@ -16,10 +19,23 @@ typedef struct call_object {
     PyObject *key;        /* NULL for a permit */
     TaskWaitObject *wait; /* while waiting */
     PyObject *inner;      /* where another library's event loop runs: the coroutine that waits there */
+    struct remote *remote; /* where the store is on a server */
     int64_t cost, timeout_ns;
     uint8_t kind, phase;
     bool tracked;
 } CallObject;
+
+/* How far a call to a server has come. */
+struct remote {
+    PlanObject *plan;
+    PyObject *key_owner; /* whose bytes the key has, or NULL */
+    struct table_key key;
+    LoopLinkObject *link;
+    int64_t start;
+    bool whole;    /* the script itself is sent: the server did not know it */
+    bool reserved; /* it is admitted, and waits for its instant */
+    struct outcome out;
+};
 
 static struct module_state *state_of_call(CallObject *c) {
     return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module : ((LimiterObject *)c->owner)->module;
@@ -48,6 +64,7 @@ static CallObject *call_new(struct module_state *m, enum call_kind kind, PyObjec
     c->key = key;
     c->wait = NULL;
     c->inner = NULL;
+    c->remote = NULL;
     c->kind = (uint8_t)kind;
     c->phase = CALL_FRESH;
     c->tracked = false;
@@ -293,7 +310,177 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
     return end;
 }
 
+/* ---- on a server ---- */
+
+static PySendResult remote_sleep(CallObject *c, int64_t instant_ns, struct redis_request *request, PyObject **result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    PyObject *loop = running_loop(t->module);
+    int64_t until = instant_ns;
+    if (loop == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_RuntimeError, "RedisStore is awaited in an event loop of asyncio.");
+        }
+        if (request != NULL) {
+            request_free(request);
+        }
+        return PYGEN_ERROR;
+    }
+    if (c->wait != NULL) {
+        task_wait_give_up(c->wait);
+        Py_CLEAR(c->wait);
+    }
+    PySendResult end = PYGEN_ERROR;
+    c->wait = task_wait_new(t->module, c->owner, NULL, NULL, loop);
+    if (c->wait == NULL) {
+        if (request != NULL) {
+            request_free(request);
+        }
+    } else if (request == NULL) {
+        wait_begin_instant(&c->wait->wait, instant_ns, &until);
+        c->wait->begun = true;
+        end = sleep_on(c, loop, until, result);
+    } else if (c->remote->link != NULL || (c->remote->link = loop_link_of(t->redis->link, loop)) != NULL) {
+        if (wait_begin_reply(c->wait, c->remote->link, request, &until) == 0) {
+            c->wait->begun = true;
+            end = sleep_on(c, loop, until, result);
+        }
+    } else {
+        request_free(request);
+    }
+    Py_DECREF(loop);
+    return end;
+}
+
+static int64_t remote_rest(const CallObject *c) {
+    if (c->timeout_ns < 0 || c->timeout_ns == INT64_MAX) {
+        return c->timeout_ns;
+    }
+    int64_t rest = c->timeout_ns - (clock_now() - c->remote->start);
+    return rest > 0 ? rest : 0;
+}
+
+static bool reserves(const CallObject *c) {
+    enum algorithm_id algorithm = c->remote->plan->plan->algorithm;
+    return c->timeout_ns > 0 && algorithm != FIXED_WINDOW && algorithm != SLIDING_WINDOW;
+}
+
+static PySendResult remote_ask(CallObject *c, PyObject **result) {
+    struct remote *r = c->remote;
+    const struct plan *p = r->plan->plan;
+    struct redis_request *request;
+    if (c->kind == CALL_RESET) {
+        request = scripts_reset(p, r->plan->names, &r->key);
+    } else {
+        int64_t cost = redis_store_never_fits(p, c->cost) ? 0 : c->cost;
+        request = scripts_limit(p, r->plan->names, &r->key, cost, reserves(c) ? remote_rest(c) : 0, r->whole);
+    }
+    if (request == NULL) {
+        PyErr_NoMemory();
+        return PYGEN_ERROR;
+    }
+    return remote_sleep(c, 0, request, result);
+}
+
+static PySendResult remote_conclude(CallObject *c, PyObject **result) {
+    struct remote *r = c->remote;
+    LimiterObject *t = (LimiterObject *)c->owner;
+    r->reserved = false;
+    if (c->kind == CALL_PEEK) {
+        struct decision d;
+        algorithm_report(t->algorithm, &r->out.state, &r->plan->plan->rules[r->out.rule].quota, 0, r->out.now, &d);
+        *result = state_new(t->module, &d);
+    } else if (c->kind == CALL_RESET) {
+        *result = Py_NewRef(Py_None);
+    } else {
+        *result = conclude(c, result_new(t->module, r->plan, &r->out));
+    }
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+/* The wait is over: what the server said decides how it goes on. */
+static PySendResult remote_go_on(CallObject *c, PyObject **result) {
+    struct remote *r = c->remote;
+    LimiterObject *t = (LimiterObject *)c->owner;
+    if (c->wait->wait.kind == WAIT_INSTANT) {
+        return r->reserved ? remote_conclude(c, result) : remote_ask(c, result);
+    }
+    struct redis_request *request = c->wait->wait.reply.request;
+    int end = -1;
+    if (request->end != REQUEST_DONE) {
+        link_raise(t->redis->link, request);
+    } else if (c->kind != CALL_RESET) {
+        end = redis_store_read(t->redis, r->plan, request->reply, c->cost, &r->out);
+    } else if (request->reply->type == REDIS_REPLY_ERROR) {
+        PyErr_Format(t->module->store_error, "%U answered: %s", t->redis->server, request->reply->str);
+    } else {
+        end = 1;
+    }
+    if (end == 0 && !r->whole) {
+        r->whole = true;
+        return remote_ask(c, result);
+    }
+    if (end <= 0) {
+        return redis_store_follow_policy(t->redis, r->plan, c->cost, &r->out) < 0 ? PYGEN_ERROR
+                                                                                   : remote_conclude(c, result);
+    }
+    if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
+        return remote_conclude(c, result);
+    }
+    if (r->out.kind == OUTCOME_ADMITTED) {
+        int64_t wait = r->out.wait_ns;
+        r->out.wait_ns = -1;
+        r->reserved = wait > 0;
+        return wait > 0 ? remote_sleep(c, clock_now() + wait, NULL, result) : remote_conclude(c, result);
+    }
+    struct decision d;
+    algorithm_report(t->algorithm, &r->out.state, &r->plan->plan->rules[r->out.rule].quota, r->out.denied_cost,
+                     r->out.now, &d);
+    if (reserves(c) || d.retry_after_ns > remote_rest(c)) {
+        return remote_conclude(c, result);
+    }
+    return remote_sleep(c, clock_now() + d.retry_after_ns, NULL, result);
+}
+
+static PySendResult remote_start(CallObject *c, PyObject **result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    struct remote *r = c->remote = PyMem_Calloc(1, sizeof *r);
+    if (r == NULL) {
+        PyErr_NoMemory();
+        return PYGEN_ERROR;
+    }
+    r->start = clock_now();
+    if (key_from_object(t->module, c->key, &r->key, &r->key_owner) < 0) {
+        return PYGEN_ERROR;
+    }
+    if (c->kind >= CALL_PEEK) {
+        c->cost = 0;
+        c->timeout_ns = -1;
+    }
+    r->plan = limiter_plan(t, c->key);
+    return r->plan == NULL ? PYGEN_ERROR : remote_ask(c, result);
+}
+
+/* What was reserved and is not wanted goes back, without waiting for an answer. */
+static void remote_finish(CallObject *c) {
+    struct remote *r = c->remote;
+    c->remote = NULL;
+    for (int i = 0; r->reserved && i < r->plan->plan->count; i++) {
+        struct redis_request *request = scripts_settle(r->plan->plan, i, r->plan->names, &r->key,
+                                                       rule_cost(&r->plan->plan->rules[i], c->cost), true);
+        if (request != NULL) {
+            loop_link_tell(r->link, request);
+        }
+    }
+    Py_XDECREF(r->plan);
+    Py_XDECREF(r->key_owner);
+    Py_XDECREF(r->link);
+    PyMem_Free(r);
+}
+
 static PySendResult start(CallObject *c, PyObject **result) {
+    if (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->redis != NULL) {
+        return remote_start(c, result);
+    }
     switch ((enum call_kind)c->kind) {
     case CALL_LIMIT:
     case CALL_ENTER:
@@ -320,7 +507,12 @@ static void finish(CallObject *c) {
         task_wait_give_up(c->wait);
         Py_CLEAR(c->wait);
         Py_CLEAR(c->inner);
+        if (c->remote != NULL) {
+            remote_finish(c);
+        }
         PyErr_Restore(error_type, error, traceback);
+    } else if (c->remote != NULL) {
+        remote_finish(c);
     }
 }
 
@@ -347,8 +539,13 @@ static PySendResult call_send(PyObject *object, PyObject *value, PyObject **resu
         PyObject *done = PyObject_CallMethod((PyObject *)c->wait, "result", NULL);
         if (done != NULL) {
             Py_DECREF(done);
-            *result = take(c);
-            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+            if (c->remote != NULL) {
+                c->phase = CALL_RUNNING;
+                end = remote_go_on(c, result);
+            } else {
+                *result = take(c);
+                end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+            }
         }
     } else {
         PyErr_SetString(PyExc_RuntimeError, c->phase == CALL_DONE ? "cannot reuse already awaited limiter call"

@@ -246,6 +246,7 @@ static void link_dealloc(PyObject *object) {
         fork_forget(&self->fork);
         link_destroy(&self->link);
     }
+    Py_XDECREF(self->loops);
     for (size_t i = 0; i < sizeof self->texts / sizeof self->texts[0]; i++) {
         free(self->texts[i]);
     }

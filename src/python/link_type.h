@@ -13,6 +13,7 @@ typedef struct {
     struct redis_address address;
     char *texts[5]; /* the address' own copies */
     struct fork_owner fork;
+    PyObject *loops; /* WeakKeyDictionary: event loop -> LoopLink */
     bool ready;
 } LinkObject;
 

@@ -2,6 +2,7 @@
 #include "module.h"
 
 #include "link_type.h"
+#include "loop_link.h"
 #include "redis_store_type.h"
 
 #ifndef HEADWAY_VERSION
@@ -150,6 +151,7 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->thread_life, thread_life_type_make(module), false) < 0 ||
         add_type(module, &m->guarded, guarded_type_make(module), true) < 0 ||
         add_type(module, &m->link, link_type_make(module), true) < 0 ||
+        add_type(module, &m->loop_link, loop_link_type_make(module), false) < 0 ||
         add_type(module, &m->redis_store, redis_store_type_make(module), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
@@ -175,6 +177,7 @@ static int module_exec(PyObject *module) {
     do_it(m->plan);                                                                                                    \
     do_it(m->link);    \
     do_it(m->redis_store);    \
+    do_it(m->loop_link);    \
     do_it(m->limiter);                                                                                                 \
     do_it(m->async_throttled);                                                                                         \
     do_it(m->call);                                                                                                    \

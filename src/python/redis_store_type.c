@@ -34,21 +34,6 @@ static redisReply *refuse(RedisStoreObject *s, redisReply *reply) {
     return NULL;
 }
 
-/* Asks by the script's hash, and once more with the whole script where the server does not know it. */
-#define ASK_SCRIPT(reply, s, request)                                                                                  \
-    do {                                                                                                               \
-        bool whole = false;                                                                                            \
-        (reply) = ask(s, request);                                                                                     \
-        if ((reply) != NULL && scripts_are_missing(reply)) {                                                           \
-            whole = true;                                                                                              \
-            freeReplyObject(reply);                                                                                    \
-            (reply) = ask(s, request);                                                                                 \
-        }                                                                                                              \
-        if ((reply) != NULL && (reply)->type == REDIS_REPLY_ERROR) {                                                   \
-            (reply) = refuse(s, reply);                                                                                \
-        }                                                                                                              \
-    } while (0)
-
 /* ---- failing and recovering ---- */
 
 static void log_line(const char *level, const char *format, PyObject *server, PyObject *what) {
@@ -64,7 +49,7 @@ static void log_line(const char *level, const char *format, PyObject *server, Py
 }
 
 /* With an exception set: the policy's answer instead of it, or -1. */
-static int follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out) {
+int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out) {
     struct module_state *m = s->link->module;
     if (s->on_error == ON_ERROR_RAISE || !PyErr_ExceptionMatches(m->store_error)) {
         return -1;
@@ -100,7 +85,7 @@ static void recovered(RedisStoreObject *s) {
 
 /* ---- deciding ---- */
 
-static bool can_never_fit(const struct plan *p, int64_t cost) {
+bool redis_store_never_fits(const struct plan *p, int64_t cost) {
     for (int i = 0; i < p->count; i++) {
         struct state fresh = {{0, 0, 0}};
         if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, rule_cost(&p->rules[i], cost), 0) == WAIT_NEVER) {
@@ -110,23 +95,38 @@ static bool can_never_fit(const struct plan *p, int64_t cost) {
     return false;
 }
 
-static int decide_once(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
-                       int64_t most_wait_ns, struct outcome *out) {
-    const struct plan *p = plan->plan;
-    bool never = can_never_fit(p, cost);
-    redisReply *reply;
-    ASK_SCRIPT(reply, s, scripts_limit(p, plan->names, key, never ? 0 : cost, most_wait_ns, whole));
-    if (reply == NULL) {
+int redis_store_read(RedisStoreObject *s, PlanObject *plan, const redisReply *reply, int64_t cost,
+                     struct outcome *out) {
+    struct module_state *m = s->link->module;
+    if (scripts_are_missing(reply)) {
+        return 0;
+    }
+    if (reply->type == REDIS_REPLY_ERROR) {
+        PyErr_Format(m->store_error, "%U answered: %s", s->server, reply->str);
         return -1;
     }
-    bool read = scripts_read(p, reply, cost, never, out);
-    freeReplyObject(reply);
-    if (!read) {
-        PyErr_Format(s->link->module->store_error, "%U answered what the script cannot have said.", s->server);
+    if (!scripts_read(plan->plan, reply, cost, redis_store_never_fits(plan->plan, cost), out)) {
+        PyErr_Format(m->store_error, "%U answered what the script cannot have said.", s->server);
         return -1;
     }
     recovered(s);
-    return 0;
+    return 1;
+}
+
+static int decide_once(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                       int64_t most_wait_ns, struct outcome *out) {
+    const struct plan *p = plan->plan;
+    int64_t asked = redis_store_never_fits(p, cost) ? 0 : cost;
+    int end = 0;
+    for (int whole = 0; end == 0 && whole < 2; whole++) {
+        redisReply *reply = ask(s, scripts_limit(p, plan->names, key, asked, most_wait_ns, whole));
+        if (reply == NULL) {
+            return -1;
+        }
+        end = redis_store_read(s, plan, reply, cost, out);
+        freeReplyObject(reply);
+    }
+    return end == 1 ? 0 : -1;
 }
 
 /* Sleeps; -1 when a signal handler raised. */
@@ -147,8 +147,14 @@ static bool is_bucket(const struct plan *p) {
 }
 
 int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
-    redisReply *reply;
-    ASK_SCRIPT(reply, s, scripts_settle(plan->plan, rule, plan->names, key, surplus, whole));
+    redisReply *reply = ask(s, scripts_settle(plan->plan, rule, plan->names, key, surplus, false));
+    if (reply != NULL && scripts_are_missing(reply)) {
+        freeReplyObject(reply);
+        reply = ask(s, scripts_settle(plan->plan, rule, plan->names, key, surplus, true));
+    }
+    if (reply != NULL && reply->type == REDIS_REPLY_ERROR) {
+        reply = refuse(s, reply);
+    }
     if (reply == NULL) {
         return -1;
     }
@@ -175,7 +181,7 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
     for (;;) {
         int64_t rest = timeout_ns < 0 ? 0 : timeout_ns == INT64_MAX ? INT64_MAX : timeout_ns - (clock_now() - start);
         if (decide_once(s, plan, key, cost, reserves && rest > 0 ? rest : 0, out) < 0) {
-            return follow_policy(s, plan, cost, out);
+            return redis_store_follow_policy(s, plan, cost, out);
         }
         if (timeout_ns < 0 || cost == 0) {
             return 0;

@@ -23,6 +23,13 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
 int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus);
 int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key);
 
+/* The same in parts, for whoever waits otherwise than as a thread. */
+bool redis_store_never_fits(const struct plan *p, int64_t cost);
+/* A reply (borrowed) becomes an outcome. 1; 0: the server does not know the script; -1: an exception. */
+int redis_store_read(RedisStoreObject *s, PlanObject *plan, const redisReply *reply, int64_t cost, struct outcome *out);
+/* With an exception set: on_error's answer instead of it, or -1. */
+int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out);
+
 PyTypeObject *redis_store_type_make(PyObject *module);
 
 #endif

@@ -61,6 +61,8 @@ typedef struct waker_object {
 WakerObject *waker_of(struct module_state *m, PyObject *loop); /* a new reference */
 int waker_keep(WakerObject *w, TaskWaitObject *t, int64_t instant);
 void waker_forget(WakerObject *w, TaskWaitObject *t);
+/* Sees to those who are woken or due: what the loop's callback does. */
+void waker_run(WakerObject *w);
 /* Takes the reference to `t` over. */
 void waker_enqueue(WakerObject *w, TaskWaitObject *t);
 

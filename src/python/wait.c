@@ -2,6 +2,7 @@
 #include "wait.h"
 
 #include "clock.h"
+#include "loop_link.h"
 
 /* A signal that comes after the last look and before the kernel has put the thread to sleep, or that the kernel hands to another
  * thread, does not end the sleep. Only the first thread runs Python's handlers, so it alone looks again this often. */
@@ -30,6 +31,27 @@ int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, 
     return 1;
 }
 
+int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, struct redis_request *r,
+                     int64_t *until) {
+    struct wait *w = &t->wait;
+    w->kind = WAIT_REPLY;
+    w->reply.request = r;
+    w->reply.link = (struct loop_link_object *)Py_NewRef(link);
+    if (loop_link_submit(link, r, t) < 0) {
+        request_free(r);
+        w->reply.request = NULL;
+        Py_CLEAR(w->reply.link);
+        return -1;
+    }
+    *until = r->deadline;
+    return 0;
+}
+
+void wait_begin_instant(struct wait *w, int64_t instant_ns, int64_t *until) {
+    w->kind = WAIT_INSTANT;
+    w->instant.until = *until = instant_ns;
+}
+
 /* Those whose lease has run out and who are no more make room. */
 static void bury_the_dead(struct module_state *m, struct semaphore *s) {
     PyObject *holder;
@@ -48,6 +70,18 @@ bool wait_check(struct module_state *m, struct wait *w, int64_t *until) {
     if (w->kind == WAIT_STORE) {
         return store_wait_check(&w->store, until);
     }
+    if (w->kind == WAIT_INSTANT) {
+        *until = w->instant.until;
+        return clock_now() >= w->instant.until;
+    }
+    if (w->kind == WAIT_REPLY) {
+        struct redis_request *r = w->reply.request;
+        if (r->end == REQUEST_OPEN && clock_now() >= r->deadline) {
+            loop_link_step(w->reply.link, false);
+        }
+        *until = r->deadline > clock_now() ? r->deadline : clock_now() + NS_PER_MS;
+        return r->end != REQUEST_OPEN;
+    }
     if (w->refused) {
         return true;
     }
@@ -63,6 +97,14 @@ bool wait_check(struct module_state *m, struct wait *w, int64_t *until) {
 void wait_cancel(struct wait *w) {
     if (w->kind == WAIT_STORE) {
         store_wait_cancel(&w->store, &w->key);
+    } else if (w->kind == WAIT_REPLY) {
+        if (w->reply.request != NULL) {
+            link_abandon(&w->reply.link->link, w->reply.request);
+            w->reply.request = NULL;
+            Py_CLEAR(w->reply.link);
+        }
+    } else if (w->kind == WAIT_INSTANT) {
+        return;
     } else if (!w->refused) {
         semaphore_wait_cancel(&w->semaphore);
         w->refused = true;
@@ -71,7 +113,9 @@ void wait_cancel(struct wait *w) {
 }
 
 struct virtual_clock *wait_clock(const struct wait *w) {
-    return w->kind == WAIT_STORE ? w->store.store->clock : w->semaphore.semaphore->clock;
+    return w->kind == WAIT_STORE       ? w->store.store->clock
+           : w->kind == WAIT_SEMAPHORE ? w->semaphore.semaphore->clock
+                                       : NULL;
 }
 
 /* ---- threads ---- */

@@ -8,13 +8,22 @@
 
 #include "module.h"
 
-enum wait_kind { WAIT_STORE, WAIT_SEMAPHORE };
+enum wait_kind { WAIT_STORE, WAIT_SEMAPHORE, WAIT_REPLY, WAIT_INSTANT };
 
 struct wait {
     union {
         struct waiter waiter;
         struct store_waiter store;
         struct semaphore_waiter semaphore;
+        struct { /* a reply of a server */
+            struct waiter waiter;
+            struct redis_request *request;
+            struct loop_link_object *link; /* owned */
+        } reply;
+        struct { /* an instant, for what was reserved */
+            struct waiter waiter;
+            int64_t until;
+        } instant;
     };
     struct table_key key; /* the store's, borrowed */
     enum wait_kind kind;
@@ -27,6 +36,11 @@ int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, cons
 /* A reference to `holder` is taken when the permit is. */
 int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, int64_t term_ns, int64_t timeout_ns,
                          int64_t *until);
+
+/* Owns the request and a reference to the link from here on; `t` sleeps on it. -1: an exception. */
+int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, struct redis_request *r,
+                     int64_t *until);
+void wait_begin_instant(struct wait *w, int64_t instant_ns, int64_t *until);
 
 /* After waking up: true when decided. Runs Python code when a lease's holder must be looked at. */
 bool wait_check(struct module_state *m, struct wait *w, int64_t *until);

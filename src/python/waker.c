@@ -205,7 +205,7 @@ static TaskWaitObject *next_up(WakerObject *w, int64_t now) {
     return t;
 }
 
-static void run(WakerObject *w) {
+void waker_run(WakerObject *w) {
     int64_t now = clock_now();
     w->thread = PyThread_get_thread_ident();
     w->running = true;
@@ -237,7 +237,7 @@ static PyObject *alarm_call(PyObject *object, PyObject *args, PyObject *kwargs) 
     (void)args;
     (void)kwargs;
     WakerObject *w = (WakerObject *)Py_NewRef(((AlarmObject *)object)->waker);
-    run(w);
+    waker_run(w);
     Py_DECREF(w);
     Py_RETURN_NONE;
 }

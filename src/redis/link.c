@@ -335,6 +335,54 @@ bool link_call(struct link *l, struct redis_request *r, const struct link_caller
     return !gone;
 }
 
+/* ---- event loops ---- */
+
+void link_submit(struct link *l, struct redis_request *r) {
+    r->deadline = clock_now() + l->timeout_ns;
+    lock_acquire(&l->lock);
+    l->driven = true;
+    list_append(&l->waiting, r);
+    lock_release(&l->lock);
+}
+
+void link_step(struct link *l, bool readable, int *fd, short *events) {
+    struct redis_connection *c = &l->connection;
+    for (int tries = 0; tries < 4; tries++) {
+        int64_t now = clock_now();
+        lock_acquire(&l->lock);
+        bool connect = prepare(l, now);
+        lock_release(&l->lock);
+        if (connect && !connection_open(c, now)) {
+            lock_acquire(&l->lock);
+            closed(l, false, now);
+            lock_release(&l->lock);
+            break;
+        }
+        enum connection_state before = c->state;
+        turn(l, readable || before == CONNECTION_CONNECTING);
+        lock_acquire(&l->lock);
+        bool more = l->waiting.first != NULL && (c->state == CONNECTION_CLOSED || c->state == CONNECTION_READY);
+        lock_release(&l->lock);
+        if (!more) {
+            break;
+        }
+    }
+    *fd = c->fd;
+    *events = c->fd < 0 ? 0 : connection_events(c);
+}
+
+void link_abandon(struct link *l, struct redis_request *r) {
+    lock_acquire(&l->lock);
+    if (r->end == REQUEST_OPEN) {
+        r->abandoned = true;
+        r = NULL;
+    }
+    lock_release(&l->lock);
+    if (r != NULL) {
+        request_free(r);
+    }
+}
+
 /* ---- life ---- */
 
 void link_init(struct link *l, const struct redis_address *address, const struct redis_stream *stream,

@@ -80,4 +80,16 @@ struct link_caller {
 /* Sends and waits, as a thread. False: given up, and the request is the link's; else it is over. */
 bool link_call(struct link *l, struct redis_request *r, const struct link_caller *caller);
 
+/* ---- as an event loop, which drives a link of its own ---- */
+
+/* Puts a request in line; then link_step. */
+void link_submit(struct link *l, struct redis_request *r);
+
+/* Does what can be done now; `readable` when the descriptor is. Afterwards *fd (-1: none) is to be watched for *events. Requests that are
+ * over were told so. */
+void link_step(struct link *l, bool readable, int *fd, short *events);
+
+/* The caller does not want the answer any more. */
+void link_abandon(struct link *l, struct redis_request *r);
+
 #endif

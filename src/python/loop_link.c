@@ -1,0 +1,191 @@
+/* LoopLink: a link that an event loop drives; see loop_link.h.
+ *
+ * The loop watches the socket and calls the LoopLink itself. Requests of one turn of the loop go out in one write at its end. Replies
+ * complete the TaskWaits of those who asked, by way of the loop's waker. No thread, and no timer of its own: whoever waits has a
+ * deadline, and the waker keeps it. */
+#include "loop_link.h"
+
+#include <poll.h>
+
+#include "clock.h"
+
+static int watch(LoopLinkObject *self, PyObject *loop, int fd, short events) {
+    static const struct {
+        short event;
+        const char *add, *remove;
+    } kinds[] = {{POLLIN, "add_reader", "remove_reader"}, {POLLOUT, "add_writer", "remove_writer"}};
+    for (int i = 0; i < 2; i++) {
+        bool had = self->fd >= 0 && (self->events & kinds[i].event) != 0;
+        bool wants = fd >= 0 && (events & kinds[i].event) != 0;
+        if (had && (!wants || fd != self->fd)) {
+            PyObject *done = PyObject_CallMethod(loop, kinds[i].remove, "i", self->fd);
+            if (done == NULL) {
+                return -1;
+            }
+            Py_DECREF(done);
+            had = false;
+        }
+        if (wants && !had) {
+            PyObject *done = PyObject_CallMethod(loop, kinds[i].add, "iO", fd, (PyObject *)self);
+            if (done == NULL) {
+                return -1;
+            }
+            Py_DECREF(done);
+        }
+    }
+    self->fd = fd;
+    self->events = events;
+    return 0;
+}
+
+void loop_link_step(LoopLinkObject *self, bool readable) {
+    int old = self->link.connection.fd, fd;
+    short events;
+    PyObject *loop = weak_target(self->loop);
+    if (loop == NULL) {
+        return;
+    }
+    link_step(&self->link, readable, &fd, &events);
+    if (old >= 0 && old != fd && self->fd == old && watch(self, loop, -1, 0) < 0) {
+        PyErr_Clear(); /* the loop is closed; else it forgets a descriptor that may be another's by now */
+        self->fd = -1;
+    }
+    if ((fd != self->fd || events != self->events) && watch(self, loop, fd, events) < 0) {
+        PyErr_Clear();
+        self->fd = -1;
+    }
+    wait_flush(self->module);
+    Py_DECREF(loop);
+}
+
+/* And completes those who are answered, in the same turn of the loop. */
+static void run(LoopLinkObject *self, bool readable) {
+    PyObject *loop = weak_target(self->loop);
+    WakerObject *waker = loop == NULL ? NULL : waker_of(self->module, loop);
+    if (waker == NULL) {
+        PyErr_Clear();
+    } else {
+        waker->running = true;
+        loop_link_step(self, readable);
+        waker_run(waker);
+        Py_DECREF(waker);
+    }
+    Py_XDECREF(loop);
+}
+
+static PyObject *loop_link_call(PyObject *object, PyObject *args, PyObject *kwargs) {
+    (void)kwargs;
+    LoopLinkObject *self = (LoopLinkObject *)Py_NewRef(object);
+    bool flush = PyTuple_GET_SIZE(args) > 0; /* call_soon passes an argument, a watcher none */
+    if (flush) {
+        self->scheduled = false;
+    }
+    run(self, !flush);
+    Py_DECREF(self);
+    Py_RETURN_NONE;
+}
+
+static void wake_request(struct redis_request *r) {
+    TaskWaitObject *t = r->waker;
+    t->wait.waiter.wake(&t->wait.waiter);
+}
+
+int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObject *t) {
+    r->wake = wake_request;
+    r->waker = t;
+    if (!self->scheduled) {
+        PyObject *loop = weak_target(self->loop);
+        PyObject *handle = loop == NULL ? NULL : PyObject_CallMethod(loop, "call_soon", "OO", (PyObject *)self, Py_True);
+        Py_XDECREF(loop);
+        if (handle == NULL) {
+            return -1;
+        }
+        Py_DECREF(handle);
+        self->scheduled = true;
+    }
+    link_submit(&self->link, r);
+    return 0;
+}
+
+static void wake_nobody(struct redis_request *r) {
+    (void)r;
+}
+
+void loop_link_tell(LoopLinkObject *self, struct redis_request *r) {
+    r->abandoned = true;
+    r->wake = wake_nobody;
+    link_submit(&self->link, r);
+    loop_link_step(self, false);
+}
+
+LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
+    struct module_state *m = of->module;
+    if (of->loops == NULL) {
+        PyObject *type = NULL;
+        if (import_once(&type, "weakref", "WeakKeyDictionary") < 0) {
+            return NULL;
+        }
+        of->loops = PyObject_CallNoArgs(type);
+        Py_DECREF(type);
+        if (of->loops == NULL) {
+            return NULL;
+        }
+    }
+    LoopLinkObject *self = (LoopLinkObject *)PyObject_GetItem(of->loops, loop);
+    if (self != NULL || !PyErr_ExceptionMatches(PyExc_KeyError)) {
+        return self;
+    }
+    PyErr_Clear();
+    self = PyObject_GC_New(LoopLinkObject, m->loop_link);
+    if (self == NULL) {
+        return NULL;
+    }
+    memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
+    self->module = m;
+    self->fd = -1;
+    self->of = (LinkObject *)Py_NewRef(of);
+    link_init(&self->link, &of->address, NULL, of->link.timeout_ns);
+    self->loop = PyWeakref_NewRef(loop, NULL);
+    PyObject_GC_Track(self);
+    if (self->loop == NULL || PyObject_SetItem(of->loops, loop, (PyObject *)self) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+static int loop_link_traverse(LoopLinkObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->of);
+    return 0;
+}
+
+static int loop_link_clear(LoopLinkObject *self) {
+    (void)self;
+    return 0;
+}
+
+static void loop_link_dealloc(PyObject *object) {
+    LoopLinkObject *self = (LoopLinkObject *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    link_destroy(&self->link);
+    Py_XDECREF(self->loop);
+    Py_XDECREF(self->of);
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot loop_link_slots[] = {
+    {Py_tp_dealloc, loop_link_dealloc},
+    {Py_tp_traverse, loop_link_traverse},
+    {Py_tp_clear, loop_link_clear},
+    {Py_tp_call, loop_link_call},
+    {0, NULL},
+};
+static PyType_Spec loop_link_spec = {"headway._core.LoopLink", sizeof(LoopLinkObject), 0,
+                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                     loop_link_slots};
+
+PyTypeObject *loop_link_type_make(PyObject *module) {
+    return type_make(module, &loop_link_spec, NULL, NULL);
+}

@@ -1,0 +1,33 @@
+/* A link that an event loop of asyncio drives: one for each server and loop. */
+#ifndef HEADWAY_LOOP_LINK_H
+#define HEADWAY_LOOP_LINK_H
+
+#include "link_type.h"
+#include "task.h"
+
+typedef struct loop_link_object {
+    PyObject_HEAD
+    struct module_state *module;
+    LinkObject *of;  /* whose address it has */
+    PyObject *loop;  /* a weak reference */
+    struct link link;
+    int fd;          /* what the loop watches; -1: nothing */
+    short events;    /* for what */
+    bool scheduled;  /* the loop will call in this turn */
+} LoopLinkObject;
+
+/* The one for this loop, made when new: a new reference. */
+LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop);
+
+/* Sends `r` with whatever else is sent in this turn of the loop. `t`, which waits for it, keeps the link alive. -1: an exception. */
+int loop_link_submit(LoopLinkObject *l, struct redis_request *r, TaskWaitObject *t);
+
+/* A request whose answer nobody wants. */
+void loop_link_tell(LoopLinkObject *l, struct redis_request *r);
+
+/* Looks at the connection now: for a deadline that has passed. For the loop's waker, while it runs. */
+void loop_link_step(LoopLinkObject *l, bool readable);
+
+PyTypeObject *loop_link_type_make(PyObject *module);
+
+#endif
