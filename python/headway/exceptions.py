@@ -37,6 +37,11 @@ class DataError(BaseThrottledError):
 class StoreUnavailableError(BaseThrottledError):
     """A store cannot answer. The cause is chained as `__cause__`."""
 
+    fault: str = "store"
+    """What is wrong, in a word: connect, timeout, login, database, protocol, closed, …"""
+    may_have_counted: bool = False
+    """Whether the request had been sent, so that the server may have taken it."""
+
 
 class LimitedError(BaseThrottledError):
     """A request was denied by a decorated function or a `with` block.

@@ -1,13 +1,18 @@
 """Where the states of keys live (throttled.md, "Storage Backends").
 
-`MemoryStore` keeps them in the process, bounded by `options={"MAX_SIZE": 65536}` keys. The other
-stores arrive with later releases; asking for `RedisStore` says so instead of failing obscurely.
+`MemoryStore` keeps them in the process, bounded by `options={"MAX_SIZE": 65536}` keys;
+`RedisStore` on a server, for processes and machines that share limits.
 """
 
+import threading
 from abc import ABC
-from typing import Any, NoReturn
+from typing import Any
+from weakref import WeakValueDictionary
 
+from headway import _core
 from headway._core import MemoryStore
+from headway._redis_url import masked as _masked
+from headway._redis_url import parse
 from headway.exceptions import SetUpError
 
 __all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url", "shared_store"]
@@ -23,35 +28,77 @@ class BaseStore(ABC):
 
 
 BaseStore.register(MemoryStore)
+BaseStore.register(_core.RedisStore)
 
 
-class RedisStore:
-    """Not in this release: making one raises `SetUpError`, which names what there is."""
+class RedisStore(_core.RedisStore):
+    """Keeps the states of keys on a Redis server, so that processes and machines share limits.
+
+        store = RedisStore("redis://:password@localhost:6379/0")
+
+    Each decision is one round trip, by the server's clock. Threads share one connection and its
+    writes, tasks of asyncio one for each event loop. Nothing is connected before the first
+    decision; a server that cannot answer raises `StoreUnavailableError`, or follows `on_error`.
+
+    server: `redis://` or `unix://`, with user, password and database, and options in the query:
+    timeout and connect_timeout (seconds, 5 by default), client_name, on_error. options: those of
+    throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS.
+    on_error: what a decision is when the server cannot answer: "raise", "allow" or "deny".
+    Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
+    """
 
     TYPE = "redis"
 
-    def __new__(cls, server: str | None = None, options: dict[str, Any] | None = None) -> NoReturn:
-        """Raise `SetUpError`."""
-        raise SetUpError(
-            "RedisStore is not in this release of headway: use MemoryStore(), "
-            "which keeps the limits of one process."
+    def __init__(
+        self,
+        server: str | None = None,
+        options: dict[str, Any] | None = None,
+        *,
+        on_error: str | None = None,
+    ) -> None:
+        if server is not None and not isinstance(server, str):
+            raise SetUpError(
+                f"Invalid server: {server!r}, must be a URL such as 'redis://localhost:6379/0'."
+            )
+        place = parse(server or "redis://localhost:6379/0", options)
+        link = _core.Link(
+            place.host,
+            place.port,
+            place.unix_path,
+            place.user,
+            place.password,
+            place.database,
+            place.client_name,
+            place.connect_timeout,
+            place.timeout,
         )
+        super().__init__(link, place.url, on_error or place.on_error)
+
+    def close(self) -> None:
+        """Hang up. The next decision connects again."""
+        self._link.close()
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self.server!r})"
 
 
-_LATER = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "shm", "sqlite")
+_LATER = ("redis+sentinel", "redis+cluster", "shm", "sqlite")
 
 
-def _masked(url: str) -> str:
-    """The URL as it may be shown: without its password."""
-    scheme, colon, rest = url.partition("://")
-    if not colon:
-        return url
-    login, at, place = rest.rpartition("@")
-    user, has_password, _ = login.partition(":")
-    return f"{scheme}://{user}:***@{place}" if at and has_password else url
+_by_url: "WeakValueDictionary[str, RedisStore]" = WeakValueDictionary()
+_by_url_lock = threading.Lock()
 
 
-def from_url(url: str) -> MemoryStore:
+def _shared_redis(url: str) -> RedisStore:
+    """Return the one store of a URL, so that all who name the URL share its connections."""
+    with _by_url_lock:
+        store = _by_url.get(url)
+        if store is None:
+            store = _by_url[url] = RedisStore(url)
+        return store
+
+
+def from_url(url: str) -> MemoryStore | RedisStore:
     """The store that a URL names: ``memory://`` is the one that the whole process shares.
 
     Raises `SetUpError`, with the password masked, for any other URL.
@@ -61,33 +108,35 @@ def from_url(url: str) -> MemoryStore:
 
         return Throttled().store
     scheme = url.partition("://")[0]
+    if scheme in ("redis", "rediss", "unix"):
+        return _shared_redis(url)
     if "://" in url and scheme in _LATER:
         raise SetUpError(
             f"Invalid store: {_masked(url)!r}, {scheme}:// is not in this release of headway: "
-            "use 'memory://' or MemoryStore(), which keep the limits of one process."
+            "use 'memory://' or 'redis://…'."
         )
     raise SetUpError(
-        f"Invalid store: {_masked(url)!r}, must be a MemoryStore or the URL 'memory://'."
+        f"Invalid store: {_masked(url)!r}, must be a store, or a URL such as 'memory://' or 'redis://localhost:6379/0'."
     )
 
 
 _said: set[str] = set()
 
 
-def shared_store(family: str, connection: object = None) -> MemoryStore:
+def shared_store(family: str, connection: object = None) -> MemoryStore | RedisStore:
     """The store of a family that shares by itself: `connection`, else REDIS_URL, else the process.
 
-    `connection` is a MemoryStore or a URL. That limits are kept in the process is said once for
+    `connection` is a store or a URL. That limits are kept in the process is said once for
     each family, at log level INFO. Raises `SetUpError` for anything else.
     """
-    if isinstance(connection, MemoryStore):
+    if isinstance(connection, (MemoryStore, RedisStore)):
         return connection
     if isinstance(connection, str):
         return from_url(connection)
     if connection is not None:
         raise SetUpError(
-            f"Invalid connection: {connection!r}, must be a MemoryStore or a URL: clients of Redis "
-            "are not in this release of headway."
+            f"Invalid connection: {connection!r}, must be a MemoryStore, a RedisStore or a URL: "
+            "clients of redis-py are not in this release of headway."
         )
     import os
 
@@ -107,7 +156,7 @@ def shared_store(family: str, connection: object = None) -> MemoryStore:
     return from_url("memory://")
 
 
-def from_env(name: str = "REDIS_URL") -> MemoryStore:
+def from_env(name: str = "REDIS_URL") -> MemoryStore | RedisStore:
     """The store that the environment variable `name` names; the process' own where it is not set.
 
     Raises `SetUpError` as `from_url` does.

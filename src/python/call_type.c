@@ -407,7 +407,7 @@ static PySendResult remote_go_on(CallObject *c, PyObject **result) {
     struct redis_request *request = c->wait->wait.reply.request;
     int end = -1;
     if (request->end != REQUEST_DONE) {
-        link_raise(t->redis->link, request);
+        link_raise(t->redis->link, t->redis->server, request);
     } else if (c->kind != CALL_RESET) {
         end = redis_store_read(t->redis, r->plan, request->reply, c->cost, &r->out);
     } else if (request->reply->type == REDIS_REPLY_ERROR) {

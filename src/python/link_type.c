@@ -134,24 +134,27 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     if (r->end == REQUEST_DONE) {
         answer = reply_to_object(m, r->reply);
     } else {
-        link_raise(self, r);
+        PyObject *server = PyUnicode_FromFormat("redis://%s:%d", self->address.host, self->address.port);
+        if (server != NULL) {
+            link_raise(self, server, r);
+            Py_DECREF(server);
+        }
     }
     request_free(r);
     return answer;
 }
 
-void link_raise(LinkObject *self, const struct redis_request *r) {
-    struct module_state *m = state_of_type(Py_TYPE(self));
-    PyObject *error = PyObject_CallFunction(m->store_error, "s", r->error);
+void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r) {
+    PyObject *make = NULL;
+    if (import_once(&make, "headway._redis_errors", "unavailable") < 0) {
+        return;
+    }
+    PyObject *error = PyObject_CallFunction(make, "OssO", server, fault_name(r->fault), r->error,
+                                            r->end == REQUEST_LOST ? Py_True : Py_False);
+    Py_DECREF(make);
+    (void)self;
     if (error != NULL) {
-        PyObject *fault = PyUnicode_FromString(fault_name(r->fault));
-        PyObject *sent = PyBool_FromLong(r->end == REQUEST_LOST);
-        if (fault != NULL && PyObject_SetAttrString(error, "fault", fault) == 0 &&
-            PyObject_SetAttrString(error, "may_have_counted", sent) == 0) {
-            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        }
-        Py_XDECREF(fault);
-        Py_DECREF(sent);
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
     }
 }

@@ -21,7 +21,7 @@ typedef struct {
 int link_object_call(LinkObject *self, struct redis_request *r);
 
 /* Raises StoreUnavailableError for a request that is UNSENT or LOST. */
-void link_raise(LinkObject *self, const struct redis_request *r);
+void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r);
 const char *fault_name(enum connection_fault fault);
 
 /* An error of the server becomes an exception object, not raised. */

@@ -20,7 +20,7 @@ static redisReply *ask(RedisStoreObject *s, struct redis_request *r) {
     redisReply *reply = r->reply;
     r->reply = NULL;
     if (r->end != REQUEST_DONE) {
-        link_raise(s->link, r);
+        link_raise(s->link, s->server, r);
         reply = NULL;
     }
     request_free(r);
