@@ -5,15 +5,28 @@ Scheme and host say where, the query says how: `redis://user:password@host:6379/
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from headway.exceptions import SetUpError
 
-__all__ = ["Place", "masked", "parse"]
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["Place", "masked", "parse", "tls_context"]
 
 SCHEMES = ("redis", "rediss", "unix")
 DEFAULT_TIMEOUT = 5.0
+SSL_OPTIONS = (
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_certfile",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+    "ssl_context",
+    "ssl_keyfile",
+    "ssl_password",
+)
 
 
 @dataclass
@@ -32,6 +45,8 @@ class Place:
     connect_timeout: float = DEFAULT_TIMEOUT
     timeout: float = DEFAULT_TIMEOUT
     on_error: str = "raise"
+    tls: bool = False
+    ssl_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def masked(url: str) -> str:
@@ -59,8 +74,7 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
         raise _bad(place, str(error)) from None
     if parts.scheme not in SCHEMES:
         raise _bad(place, f"the scheme must be one of {', '.join(f'{s}://' for s in SCHEMES)}")
-    if parts.scheme == "rediss":
-        raise _bad(place, "TLS is not in this release of headway")
+    place.tls = parts.scheme == "rediss"
     if parts.username:
         place.user = unquote(parts.username)
     if parts.password is not None:
@@ -80,6 +94,44 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
     for name, value in (options or {}).items():
         _option(place, name, value)
     return place
+
+
+def tls_context(place: Place) -> "ssl.SSLContext | None":
+    """Return what the connection is to be wrapped with; None for a plain one."""
+    if not place.tls:
+        return None
+    import ssl
+
+    options = place.ssl_options
+    ready = options.get("ssl_context")
+    if ready is not None:
+        if not isinstance(ready, ssl.SSLContext):
+            raise _bad(place, f"ssl_context is {ready!r}, must be an ssl.SSLContext")
+        return ready
+    try:
+        context = ssl.create_default_context(
+            cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path")
+        )
+        if options.get("ssl_certfile"):
+            context.load_cert_chain(
+                options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password")
+            )
+    except (OSError, ssl.SSLError) as error:
+        raise _bad(place, f"the certificates cannot be loaded: {error}") from None
+    asked = options.get("ssl_cert_reqs", "required")
+    wanted = asked.name.removeprefix("CERT_") if isinstance(asked, ssl.VerifyMode) else str(asked)
+    modes = {
+        "NONE": ssl.CERT_NONE,
+        "OPTIONAL": ssl.CERT_OPTIONAL,
+        "REQUIRED": ssl.CERT_REQUIRED,
+    }
+    if wanted.upper() not in modes:
+        raise _bad(place, f"ssl_cert_reqs is {asked!r}, must be none, optional or required")
+    mode = modes[wanted.upper()]
+    check = str(options.get("ssl_check_hostname", mode != ssl.CERT_NONE)).lower()
+    context.check_hostname = check in ("true", "1", "yes") and mode != ssl.CERT_NONE
+    context.verify_mode = mode
+    return context
 
 
 def _option(place: Place, name: str, value: Any) -> None:
@@ -116,9 +168,13 @@ _NAMES = {
 
 
 def _set(place: Place, name: str, value: Any, what: str) -> None:
+    if name in SSL_OPTIONS and place.tls:
+        place.ssl_options[name] = value
+        return
     target = _NAMES.get(name)
     if target is None:
-        raise _bad(place, f"{what} is unknown, known are {', '.join(_NAMES)}")
+        known = [*_NAMES, *(SSL_OPTIONS if place.tls else ())]
+        raise _bad(place, f"{what} is unknown, known are {', '.join(known)}")
     if value is None:
         return
     if target == "database":

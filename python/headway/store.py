@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from headway import _core
 from headway._core import MemoryStore
 from headway._redis_url import masked as _masked
-from headway._redis_url import parse
+from headway._redis_url import parse, tls_context
 from headway.exceptions import SetUpError
 
 __all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url", "shared_store"]
@@ -40,8 +40,9 @@ class RedisStore(_core.RedisStore):
     writes, tasks of asyncio one for each event loop. Nothing is connected before the first
     decision; a server that cannot answer raises `StoreUnavailableError`, or follows `on_error`.
 
-    server: `redis://` or `unix://`, with user, password and database, and options in the query:
-    timeout and connect_timeout (seconds, 5 by default), client_name, on_error. options: those of
+    server: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database, and options in the query:
+    timeout and connect_timeout (seconds, 5 by default), client_name, on_error, and for TLS
+    ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, ssl_context. options: those of
     throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS.
     on_error: what a decision is when the server cannot answer: "raise", "allow" or "deny".
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
@@ -71,6 +72,7 @@ class RedisStore(_core.RedisStore):
             place.client_name,
             place.connect_timeout,
             place.timeout,
+            tls_context(place),
         )
         super().__init__(link, place.url, on_error or place.on_error)
 

@@ -204,12 +204,13 @@ static int copy_text(PyObject *text, char **copy) {
 
 static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"host", "port", "unix_path", "user", "password", "database", "client_name",
-                            "connect_timeout", "timeout", NULL};
+                            "connect_timeout", "timeout", "tls", NULL};
     PyObject *host = Py_None, *unix_path = Py_None, *user = Py_None, *password = Py_None, *name = Py_None;
     int port = 6379, database = 0;
+    PyObject *tls = Py_None;
     double connect_timeout = 5, timeout = 5;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OiOOOiOdd:Link", names, &host, &port, &unix_path, &user, &password,
-                                     &database, &name, &connect_timeout, &timeout)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OiOOOiOddO:Link", names, &host, &port, &unix_path, &user, &password,
+                                     &database, &name, &connect_timeout, &timeout, &tls)) {
         return NULL;
     }
     LinkObject *self = (LinkObject *)type->tp_alloc(type, 0);
@@ -233,7 +234,10 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         .resp3 = true,
         .connect_timeout_ns = (int64_t)(connect_timeout * 1e9),
     };
-    link_init(&self->link, &self->address, NULL, (int64_t)(timeout * 1e9));
+    if (tls != Py_None) {
+        tls_init(&self->tls, tls, host);
+    }
+    link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL, (int64_t)(timeout * 1e9));
     self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
     (void)fork_nothing;
     fork_register(&self->fork);
@@ -250,6 +254,7 @@ static void link_dealloc(PyObject *object) {
         link_destroy(&self->link);
     }
     Py_XDECREF(self->loops);
+    tls_clear(&self->tls);
     for (size_t i = 0; i < sizeof self->texts / sizeof self->texts[0]; i++) {
         free(self->texts[i]);
     }

@@ -5,6 +5,7 @@
 #include "module.h"
 
 #include "link.h"
+#include "tls.h"
 
 typedef struct {
     PyObject_HEAD
@@ -13,6 +14,7 @@ typedef struct {
     struct redis_address address;
     char *texts[5]; /* the address' own copies */
     struct fork_owner fork;
+    struct tls tls;  /* its context is NULL where the connection is plain */
     PyObject *loops; /* WeakKeyDictionary: event loop -> LoopLink */
     bool ready;
 } LinkObject;

@@ -144,7 +144,10 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
     self->module = m;
     self->fd = -1;
     self->of = (LinkObject *)Py_NewRef(of);
-    link_init(&self->link, &of->address, NULL, of->link.timeout_ns);
+    if (of->tls.context != NULL) {
+        tls_init(&self->tls, of->tls.context, of->tls.host);
+    }
+    link_init(&self->link, &of->address, of->tls.context != NULL ? &self->tls.stream : NULL, of->link.timeout_ns);
     self->loop = PyWeakref_NewRef(loop, NULL);
     PyObject_GC_Track(self);
     if (self->loop == NULL || PyObject_SetItem(of->loops, loop, (PyObject *)self) < 0) {
@@ -169,6 +172,7 @@ static void loop_link_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     link_destroy(&self->link);
+    tls_clear(&self->tls);
     Py_XDECREF(self->loop);
     Py_XDECREF(self->of);
     PyObject_GC_Del(object);

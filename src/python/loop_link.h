@@ -11,6 +11,7 @@ typedef struct loop_link_object {
     LinkObject *of;  /* whose address it has */
     PyObject *loop;  /* a weak reference */
     struct link link;
+    struct tls tls;
     int fd;          /* what the loop watches; -1: nothing */
     short events;    /* for what */
     bool scheduled;  /* the loop will call in this turn */

@@ -237,7 +237,8 @@ short connection_events(const struct redis_connection *c) {
     if (c->state == CONNECTION_CONNECTING) {
         return POLLOUT;
     }
-    return (short)(POLLIN | (c->out.end > c->out.start ? POLLOUT : 0));
+    bool write = c->stream != NULL ? c->stream->wants_write(c->stream->context) : c->out.end > c->out.start;
+    return (short)(POLLIN | (write ? POLLOUT : 0));
 }
 
 static bool finish_connecting(struct redis_connection *c) {
@@ -255,11 +256,19 @@ static bool finish_connecting(struct redis_connection *c) {
         return false;
     }
     if (c->stream != NULL && !c->stream->open(c->stream->context, c->fd)) {
-        connection_close(c, FAULT_TLS, "%s", strerror(errno));
+        connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
         return false;
     }
     c->state = CONNECTION_GREETING;
     return true;
+}
+
+static void fail_io(struct redis_connection *c) {
+    if (c->stream != NULL && errno == EPROTO) {
+        connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
+    } else {
+        connection_close(c, FAULT_CLOSED, "%s", strerror(errno));
+    }
 }
 
 static bool write_out(struct redis_connection *c, int64_t now) {
@@ -272,7 +281,7 @@ static bool write_out(struct redis_connection *c, int64_t now) {
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
                 return true;
             }
-            connection_close(c, c->stream != NULL && errno == EPROTO ? FAULT_TLS : FAULT_CLOSED, "%s", strerror(errno));
+            fail_io(c);
             return false;
         }
         c->out.start += (size_t)n;
@@ -345,8 +354,11 @@ static bool read_in(struct redis_connection *c, int64_t now) {
             return true;
         }
         if (n <= 0) {
-            connection_close(c, n < 0 && c->stream != NULL && errno == EPROTO ? FAULT_TLS : FAULT_CLOSED, "%s",
-                             n == 0 ? "the server closed the connection" : strerror(errno));
+            if (n < 0) {
+                fail_io(c);
+            } else {
+                connection_close(c, FAULT_CLOSED, "the server closed the connection");
+            }
             return false;
         }
         c->last_used = now;
@@ -374,7 +386,7 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c) || c->state == CONNECTION_CONNECTING)) {
         return c->state != CONNECTION_CLOSED;
     }
-    return write_out(c, now) && read_in(c, now);
+    return write_out(c, now) && read_in(c, now) && (c->stream == NULL || write_out(c, now));
 }
 
 bool connection_write(struct redis_connection *c, int64_t now) {

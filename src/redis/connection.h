@@ -31,8 +31,10 @@ struct redis_stream {
     void *context;
     ssize_t (*read)(void *context, int fd, char *bytes, size_t length);
     ssize_t (*write)(void *context, int fd, const char *bytes, size_t length);
-    /* A new socket: start afresh. False: errno says why. */
+    /* A new socket: start afresh. False: see error. */
     bool (*open)(void *context, int fd);
+    bool (*wants_write)(void *context); /* it has bytes that the socket would not take */
+    const char *(*error)(void *context); /* what EPROTO was about */
 };
 
 enum connection_state { CONNECTION_CLOSED, CONNECTION_CONNECTING, CONNECTION_GREETING, CONNECTION_READY };

@@ -236,6 +236,17 @@ static void hand_over(struct link *l) {
     }
 }
 
+/* A stream of another make (TLS) runs the caller's own code, which the caller has to be in for. */
+static void drive_turn(struct link *l, bool readable, const struct link_caller *caller) {
+    if (l->connection.stream != NULL) {
+        caller->enter(caller->context, false);
+    }
+    turn(l, readable);
+    if (l->connection.stream != NULL) {
+        caller->leave(caller->context);
+    }
+}
+
 /* Drives until `mine` is over, or the caller gives up: then true. Comes and goes without the lock. */
 static bool drive(struct link *l, struct redis_request *mine, const struct link_caller *caller) {
     struct redis_connection *c = &l->connection;
@@ -256,13 +267,13 @@ static bool drive(struct link *l, struct redis_request *mine, const struct link_
             lock_release(&l->lock);
             continue;
         }
-        turn(l, false);
+        drive_turn(l, false, caller);
         if (c->state == CONNECTION_CLOSED) {
             continue;
         }
         now = clock_now();
         poll_once(l, until < now + SLICE_NS ? until : now + SLICE_NS);
-        turn(l, true);
+        drive_turn(l, true, caller);
         if (clock_now() - now >= SLICE_NS) {
             give_up = caller->enter(caller->context, true);
             if (give_up) {
