@@ -6,4 +6,4 @@ Its submodules are those of `headway.asyncio`, under this second name.
 from headway.asyncio import *  # noqa: F403
 from headway.asyncio import __all__, __version__
 
-__all__ = [*__all__, "__version__"]  # noqa: PLE0604
+__all__ = [*__all__, "__version__"]

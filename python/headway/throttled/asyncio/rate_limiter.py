@@ -1,4 +1,4 @@
-"""`headway.asyncio.rate_limiter` under the name that throttled.md gives it: the same module object."""
+"""`headway.asyncio.rate_limiter` by throttled.md's own name: the same module object."""
 
 import sys
 from importlib import import_module
