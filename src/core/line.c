@@ -3,12 +3,36 @@
 
 #include <stddef.h>
 
+/* The first from `w` on who has another keeper than the head. */
+static struct waiter *find_deputy(const struct line *l, struct waiter *w) {
+    if (l->head == NULL || l->head->keeper == NULL) {
+        return NULL;
+    }
+    while (w != NULL && w->keeper == l->head->keeper) {
+        w = w->next;
+    }
+    return w;
+}
+
 static void unlink_waiter(struct line *l, struct waiter *w) {
-    *(w->prev != NULL ? &w->prev->next : &l->head) = w->next;
-    *(w->next != NULL ? &w->next->prev : &l->tail) = w->prev;
+    struct waiter *next = w->next, *before = l->deputy;
+    bool was_head = l->head == w;
+    *(w->prev != NULL ? &w->prev->next : &l->head) = next;
+    *(next != NULL ? &next->prev : &l->tail) = w->prev;
     w->next = w->prev = NULL;
     w->line = NULL;
     l->length--;
+    /* All between the head and its deputy have the head's keeper, so there is something to find only at the end of such a run. */
+    if (l->head == NULL) {
+        l->deputy = NULL;
+    } else if (was_head && l->head->keeper != w->keeper) {
+        l->deputy = find_deputy(l, l->head->next);
+    } else if (before == w) {
+        l->deputy = find_deputy(l, next);
+    }
+    if (l->deputy != NULL && l->deputy != before) {
+        l->deputy->wake(l->deputy); /* to keep time from now on */
+    }
 }
 
 void line_join(struct line *l, struct waiter *w) {
@@ -19,6 +43,9 @@ void line_join(struct line *l, struct waiter *w) {
     *(l->tail != NULL ? &l->tail->next : &l->head) = w;
     l->tail = w;
     l->length++;
+    if (l->deputy == NULL && l->head->keeper != NULL && w->keeper != l->head->keeper) {
+        l->deputy = w;
+    }
 }
 
 static void serve_some(struct line *l, int64_t now, int64_t most) {
@@ -77,5 +104,13 @@ void line_forget(struct line *l) {
 }
 
 int64_t line_sleep_until(const struct waiter *w, int64_t now) {
-    return w->line != NULL && (w->line->head == w || w->due > now) ? w->due : INT64_MAX;
+    const struct line *l = w->line;
+    if (l == NULL || (l->head != w && l->deputy != w)) {
+        return INT64_MAX;
+    }
+    int64_t due = l->head->due;
+    if (l->head == w || due == INT64_MAX) {
+        return due;
+    }
+    return (due > now ? due : now) + DEPUTY_GRACE_NS;
 }

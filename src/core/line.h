@@ -19,10 +19,18 @@ struct waiter {
     int64_t due;       /* when it will be served, as far as is known: an instant */
     bool served;
     void (*wake)(struct waiter *self); /* must neither block nor take a lock */
+    /* Who keeps time for it: NULL for a thread of its own, which can be relied on; else an event loop, which may be busy. */
+    const void *keeper;
 };
+
+static inline void waiter_init(struct waiter *w, void (*wake)(struct waiter *self), const void *keeper) {
+    w->wake = wake;
+    w->keeper = keeper;
+}
 
 struct line {
     struct waiter *head, *tail;
+    struct waiter *deputy; /* the first with another keeper than the head's, where that one may be busy */
     int64_t length;
     uint32_t generation; /* of the process, for owners that forks cannot find */
     /* Serves `w` now: 0; else the nanoseconds until that may be possible. */
@@ -46,8 +54,10 @@ void line_leave(struct waiter *w, int64_t now);
 /* In a fork's child: those in line were other threads' or another loop's, and are gone. Their `line` is NULL from here on. */
 void line_forget(struct line *l);
 
-/* Until when `w` may sleep: until it is due. One who is due already and not the head sleeps until woken: the head keeps time. That the
- * others have an eye on the clock too counts when the head cannot look, a task of an event loop that is busy, say. */
+/* How long after the head should have looked its deputy does. */
+#define DEPUTY_GRACE_NS INT64_C(2000000)
+
+/* Until when `w` may sleep: the head until it is due, its deputy a little longer, the others until they are woken. */
 int64_t line_sleep_until(const struct waiter *w, int64_t now);
 
 #endif

@@ -128,7 +128,7 @@ static PyObject *bucket_wait(PyObject *object, PyObject *const *args, Py_ssize_t
     struct thread_waiter w;
     int64_t until;
     parker_init(&w.parker);
-    w.bucket.waiter.wake = wake_thread;
+    waiter_init(&w.bucket.waiter, wake_thread, NULL);
     int served = bucket_wait_begin(&self->bucket, tokens, &w.bucket, &until);
     while (served == 0) {
         if (sleep_in_line(&w.parker, self->bucket.clock == NULL ? until : PARK_FOREVER) < 0) {

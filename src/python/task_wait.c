@@ -71,7 +71,7 @@ TaskWaitObject *task_wait_new(struct module_state *m, PyObject *owner, PyObject 
     t->loop = Py_XNewRef(loop);
     t->waker = waker;
     t->heap_index = -1;
-    t->wait.waiter.wake = wake_task;
+    waiter_init(&t->wait.waiter, wake_task, waker != NULL ? (const void *)waker : (const void *)m);
     PyObject_GC_Track(t);
     return t;
 }

@@ -125,7 +125,7 @@ static void wake_thread(struct waiter *w) {
 }
 
 void thread_wait_init(struct thread_wait *w) {
-    w->wait.waiter.wake = wake_thread;
+    waiter_init(&w->wait.waiter, wake_thread, NULL);
     w->wait.refused = false;
     parker_init(&w->parker);
 }

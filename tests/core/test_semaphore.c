@@ -47,7 +47,7 @@ static void begin(struct semaphore *s, int64_t capacity) {
 }
 
 static enum semaphore_end enter(struct semaphore *s, int who, int64_t timeout, struct one *o, int64_t *until) {
-    o->waiter.waiter.wake = wake;
+    waiter_init(&o->waiter.waiter, wake, NULL);
     o->woken = false;
     enum semaphore_end end = semaphore_wait_begin(s, person(who), TERM, timeout, &o->waiter, until);
     references[who] += end == SEMAPHORE_HELD || end == SEMAPHORE_WAITING;
@@ -248,7 +248,7 @@ static void *come_and_go(void *argument) {
         struct sleeper me;
         int64_t until;
         parker_init(&me.parker);
-        me.waiter.waiter.wake = wake_thread;
+        waiter_init(&me.waiter.waiter, wake_thread, NULL);
         enum semaphore_end end = semaphore_wait_begin(&shared, argument, TERM, INT64_MAX, &me.waiter, &until);
         while (end == SEMAPHORE_WAITING) {
             parker_sleep(&me.parker, until);

@@ -122,7 +122,7 @@ static bool wait_for(struct store *store, const struct plan *p, const char *text
     struct table_key key = key_of(text);
     int64_t until;
     parker_init(&s.parker);
-    s.waiter.waiter.wake = wake;
+    waiter_init(&s.waiter.waiter, wake, NULL);
     bool decided = store_wait_begin(store, p, &key, 1, timeout_ns, &s.waiter, &until);
     while (!decided) {
         parker_sleep(&s.parker, store->clock == NULL ? until : PARK_FOREVER);
@@ -207,7 +207,8 @@ static void a_waiter_that_leaves_makes_room_for_the_next(void) {
     store_limit(&store, &p.plan, &key, 1, &out);
     parker_init(&first.parker);
     parker_init(&second.parker);
-    first.waiter.waiter.wake = second.waiter.waiter.wake = wake;
+    waiter_init(&first.waiter.waiter, wake, NULL);
+    waiter_init(&second.waiter.waiter, wake, NULL);
     CHECK(!store_wait_begin(&store, &p.plan, &key, 1, 10 * NS_PER_S, &first.waiter, &until));
     CHECK(!store_wait_begin(&store, &p.plan, &key, 1, 10 * NS_PER_S, &second.waiter, &until));
     CHECK_EQUAL(second.waiter.waiter.due, 3 * NS_PER_S);
@@ -304,7 +305,7 @@ static void the_projection_is_what_happens(int rules, enum algorithm_id algorith
     memset(left, 0, sizeof left);
     for (int i = 0; i < count; i++) {
         int leaver = (int)(check_random(&seed) % (uint64_t)count);
-        waiters[i].waiter.wake = no_wake;
+        waiter_init(&waiters[i].waiter, no_wake, NULL);
         CHECK(!store_wait_begin(&store, &p.plan, &key, 1 + (int64_t)(check_random(&seed) % 3), INT64_MAX, &waiters[i],
                                 &until));
         if (leaver < i && !left[leaver] && check_random(&seed) % 4 == 0) {
@@ -334,6 +335,44 @@ static void the_projection_is_what_happens(int rules, enum algorithm_id algorith
     store_destroy(&store);
 }
 
+/* The head's event loop is busy: the first who waits elsewhere keeps time in its place, and only that one. */
+static void a_line_whose_head_cannot_look_has_a_deputy(void) {
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(1, NS_PER_S, 1, 1);
+    struct table_key key = key_of("k");
+    static struct store_waiter line[5];
+    const void *loops[] = {&store, &store, NULL, NULL, &clock};
+    struct outcome out;
+    int64_t until[5];
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
+    store_limit(&store, &p.plan, &key, 1, &out);
+    for (int i = 0; i < 5; i++) {
+        waiter_init(&line[i].waiter, no_wake, loops[i]);
+        CHECK(!store_wait_begin(&store, &p.plan, &key, 1, INT64_MAX, &line[i], &until[i]));
+    }
+    CHECK_EQUAL(until[0], 2 * NS_PER_S);
+    CHECK_EQUAL(until[1], INT64_MAX);
+    CHECK_EQUAL(until[2], 2 * NS_PER_S + DEPUTY_GRACE_NS);
+    CHECK_EQUAL(until[3], INT64_MAX);
+    CHECK_EQUAL(until[4], INT64_MAX);
+    virtual_clock_set(&clock, 2 * NS_PER_S);
+    CHECK(line[0].waiter.served);
+    CHECK(!store_wait_check(&line[2], &until[2]));
+    CHECK_EQUAL(until[2], 3 * NS_PER_S + DEPUTY_GRACE_NS);
+    virtual_clock_set(&clock, 3 * NS_PER_S); /* now a thread is the head, which needs none */
+    CHECK(!store_wait_check(&line[3], &until[3]));
+    CHECK_EQUAL(until[3], INT64_MAX);
+    store_wait_cancel(&line[2], &key);
+    store_wait_cancel(&line[3], &key);
+    CHECK(!store_wait_check(&line[4], &until[4]));
+    CHECK_EQUAL(until[4], 4 * NS_PER_S);
+    store_wait_cancel(&line[4], &key);
+    CHECK_EQUAL(store.line_count, 0);
+    store_destroy(&store);
+}
+
 static void a_burst_is_served_in_portions(void) {
     static struct store_waiter waiters[LONG];
     struct store store;
@@ -345,7 +384,7 @@ static void a_burst_is_served_in_portions(void) {
     CHECK(store_init(&store, 100, TABLE_EVICT, NULL, false, 1));
     store_limit(&store, &p.plan, &key, LONG, &out);
     for (int i = 0; i < LONG; i++) {
-        waiters[i].waiter.wake = no_wake;
+        waiter_init(&waiters[i].waiter, no_wake, NULL);
         if (store_wait_begin(&store, &p.plan, &key, 1, INT64_MAX, &waiters[i], &until)) {
             waiters[i].waiter.served = true;
         }
@@ -436,6 +475,7 @@ int main(void) {
     the_projection_is_what_happens(2, GCRA);
     the_projection_is_what_happens(1, SLIDING_WINDOW);
     the_projection_is_what_happens(1, FIXED_WINDOW);
+    a_line_whose_head_cannot_look_has_a_deputy();
     a_burst_is_served_in_portions();
     a_bucket_gives_what_it_holds();
     capacity_tokens_fit_at_one_instant_whatever_the_rate();

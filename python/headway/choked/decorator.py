@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headway import _core
 from headway._checks import positive, positive_int, text
@@ -11,9 +11,14 @@ from headway._definitions import define
 from headway._wrap import decorate
 from headway.store import shared_store
 
+if TYPE_CHECKING:
+    from headway.choked.estimators import Estimator
+
 __all__ = ["choked"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
+Rules = tuple[tuple[_core.Quota, ...], tuple[_core.Quota, ...]]
+"""Of calls, and of tokens."""
 
 
 class Definition:
@@ -24,7 +29,7 @@ class Definition:
     params: Mapping[str, Any]
     where: str
 
-    def __init__(self, rules: Any) -> None:
+    def __init__(self, rules: "Rules") -> None:
         self.rules = rules
 
     @classmethod
@@ -34,10 +39,25 @@ class Definition:
         key: str,
         params: Mapping[str, Any],
         func: object,
-        rules: Any,
+        rules: "Rules",
     ) -> "Definition":
         """Return the definition of `key`: the first one, or this."""
         return define(store, "choked", key, params, _named(func), functools.partial(cls, rules))
+
+    def decorate(
+        self,
+        func: Any,
+        key: str,
+        store: _core.MemoryStore,
+        estimate: "Estimator | None" = None,
+    ) -> Any:
+        """Return `func` behind what holds for the key."""
+        calls, tokens = self.rules
+        if not tokens:
+            return decorate(Waiting(self, key, store, quota=list(calls)), func)
+        from headway.choked.dual import decorate_dual
+
+        return decorate_dual(self, func, key, store, estimate)
 
 
 class Waiting(_core.Throttled):
@@ -79,8 +99,8 @@ def choked(key: str, max_tokens: int, refill_period: float) -> Callable[[_F], _F
             timedelta(seconds=params["refill_period"]), cast("int", params["max_tokens"])
         )
         store = shared_store("choked")
-        definition = Definition.of(store, key, params, func, quota)
-        return cast("_F", decorate(Waiting(definition, key, store, quota=definition.rules), func))
+        definition = Definition.of(store, key, params, func, ((quota,), ()))
+        return cast("_F", definition.decorate(func, key, store))
 
     return decorator
 

@@ -171,20 +171,27 @@ class Choked:
 
         def decorator(func: _F) -> _F:
             definition = Definition.of(self._store, key, params, func, (calls, tokens))
-            first_calls, first_tokens = definition.rules
-            if not first_tokens:
-                limiter = Waiting(definition, key, self._store, quota=list(first_calls))
-                return cast("_F", decorate(limiter, func))
-            dual = _Dual(definition, key, self._store, estimate or estimator(None))
-            decorated: Any = decorate(dual, func)
-            decorated.settle = lambda actual: _ticket(dual).settle(actual)
-            return cast("_F", decorated)
+            return cast("_F", definition.decorate(func, key, self._store, estimate))
 
         return decorator
 
     def settle(self, actual: int) -> None:
         """Say how many tokens the latest call in this context took: see `choked.settle`."""
         settle(actual)
+
+
+def decorate_dual(
+    definition: Definition,
+    func: Any,
+    key: str,
+    store: _core.MemoryStore,
+    estimate: Estimator | None,
+) -> Any:
+    """Return `func` behind a limit of tokens, with `settle` as an attribute."""
+    dual = _Dual(definition, key, store, estimate or estimator(None))
+    decorated: Any = decorate(dual, func)
+    decorated.settle = lambda actual: _ticket(dual).settle(actual)
+    return decorated
 
 
 def _quotas(field: str, limit: object) -> tuple[_core.Quota, ...]:

@@ -37,10 +37,7 @@ for i = 1, #KEYS do
   if cost > 0 then
     ends, count = tonumber(ends), tonumber(count)
     if start >= ends or start < ends - period then
-      local window_end = start - start % period + period
-      if window_end ~= ends then
-        ends, count = window_end, 0
-      end
+      ends, count = start - start % period + period, 0
     end
     if cost > limit - count then
       reply[1] = 0

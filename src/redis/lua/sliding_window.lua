@@ -23,8 +23,8 @@ local call, format, match, floor = redis.call, string.format, string.match, math
 -- '%d' takes 0.2 us less than '%.0f', and writes the same where a C long has 64 bits.
 local whole = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 
--- Whether a * b >= c * d, for whole numbers from 0 to 2^52, b and d at least 1; exact. Where a product is too large for a
--- double, a / c is held against d / b as continued fractions: whole part by whole part, with what is left turned over.
+-- Whether a * b >= c * d, for whole numbers below 2^52, c at least 0, b and d at least 1; exact. Where a product is too large
+-- for a double, a / c is held against d / b as continued fractions: whole part by whole part, with what is left turned over.
 local function at_least(a, b, c, d)
   local left, right = a * b, c * d
   if c == 0 or (left < 2 ^ 53 and right < 2 ^ 53) then
@@ -65,8 +65,7 @@ for i = 1, #KEYS do
     elseif start >= window_end or start < window_end - period then
       window_end, previous, current = start - start % period + period, 0, 0
     end
-    local room = limit - current - cost
-    if room < 0 or not at_least(room, period, previous, window_end - start) then
+    if not at_least(limit - current - cost, period, previous, window_end - start) then
       reply[1] = 0
     end
     after[3 * i - 2], after[3 * i - 1], after[3 * i] = window_end + period, previous, current + cost
