@@ -5,7 +5,7 @@
  * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
 #include "clock.h"
 #include "loop_link.h"
-#include "redis_store_type.h"
+#include "remote.h"
 #include "task.h"
 
 #define FREE_CALLS 64
@@ -19,22 +19,18 @@ typedef struct call_object {
     PyObject *key;        /* NULL for a permit */
     TaskWaitObject *wait; /* while waiting */
     PyObject *inner;      /* where another library's event loop runs: the coroutine that waits there */
-    struct remote *remote; /* where the store is on a server */
+    struct distant *distant; /* where the store is on a server */
     int64_t cost, timeout_ns;
     uint8_t kind, phase;
     bool tracked;
 } CallObject;
 
 /* How far a call to a server has come. */
-struct remote {
-    PlanObject *plan;
+struct distant {
+    struct remote remote;
     PyObject *key_owner; /* whose bytes the key has, or NULL */
-    struct table_key key;
-    LoopLinkObject *link;
     int64_t start;
-    bool whole;    /* the script itself is sent: the server did not know it */
     bool reserved; /* it is admitted, and waits for its instant */
-    struct outcome out;
 };
 
 static struct module_state *state_of_call(CallObject *c) {
@@ -64,7 +60,7 @@ static CallObject *call_new(struct module_state *m, enum call_kind kind, PyObjec
     c->key = key;
     c->wait = NULL;
     c->inner = NULL;
-    c->remote = NULL;
+    c->distant = NULL;
     c->kind = (uint8_t)kind;
     c->phase = CALL_FRESH;
     c->tracked = false;
@@ -312,79 +308,74 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
 
 /* ---- on a server ---- */
 
-static PySendResult remote_sleep(CallObject *c, int64_t instant_ns, struct redis_request *request, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    PyObject *loop = running_loop(t->module);
+static PySendResult distant_sleep(CallObject *c, int64_t instant_ns, struct redis_request *request, PyObject **result) {
+    struct module_state *m = ((LimiterObject *)c->owner)->module;
+    PyObject *loop = running_loop(m);
+    LoopLinkObject *link = NULL;
+    PySendResult end = PYGEN_ERROR;
     int64_t until = instant_ns;
     if (loop == NULL) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_RuntimeError, "RedisStore is awaited in an event loop of asyncio.");
         }
-        if (request != NULL) {
-            request_free(request);
-        }
-        return PYGEN_ERROR;
+        goto done;
     }
     if (c->wait != NULL) {
         task_wait_give_up(c->wait);
         Py_CLEAR(c->wait);
     }
-    PySendResult end = PYGEN_ERROR;
-    c->wait = task_wait_new(t->module, c->owner, NULL, NULL, loop);
+    c->wait = task_wait_new(m, c->owner, NULL, NULL, loop);
     if (c->wait == NULL) {
-        if (request != NULL) {
-            request_free(request);
-        }
-    } else if (request == NULL) {
+        goto done;
+    }
+    if (request == NULL) {
         wait_begin_instant(&c->wait->wait, instant_ns, &until);
-        c->wait->begun = true;
-        end = sleep_on(c, loop, until, result);
-    } else if (c->remote->link != NULL || (c->remote->link = loop_link_of(t->redis->link, loop)) != NULL) {
-        if (wait_begin_reply(c->wait, c->remote->link, request, &until) == 0) {
-            c->wait->begun = true;
-            end = sleep_on(c, loop, until, result);
-        }
     } else {
+        link = loop_link_of(c->distant->remote.link, loop);
+        if (link == NULL) {
+            goto done;
+        }
+        int begun = wait_begin_reply(c->wait, link, request, &until);
+        request = NULL;
+        if (begun < 0) {
+            goto done;
+        }
+    }
+    c->wait->begun = true;
+    end = sleep_on(c, loop, until, result);
+done:
+    if (request != NULL) {
         request_free(request);
     }
-    Py_DECREF(loop);
+    Py_XDECREF(link);
+    Py_XDECREF(loop);
     return end;
 }
 
-static int64_t remote_rest(const CallObject *c) {
+static int64_t distant_rest(const CallObject *c) {
     if (c->timeout_ns < 0 || c->timeout_ns == INT64_MAX) {
         return c->timeout_ns;
     }
-    int64_t rest = c->timeout_ns - (clock_now() - c->remote->start);
+    int64_t rest = c->timeout_ns - (clock_now() - c->distant->start);
     return rest > 0 ? rest : 0;
 }
 
 static bool reserves(const CallObject *c) {
-    enum algorithm_id algorithm = c->remote->plan->plan->algorithm;
+    enum algorithm_id algorithm = c->distant->remote.plan->plan->algorithm;
     return c->timeout_ns > 0 && algorithm != FIXED_WINDOW && algorithm != SLIDING_WINDOW;
 }
 
-static PySendResult remote_ask(CallObject *c, PyObject **result) {
-    struct remote *r = c->remote;
-    const struct plan *p = r->plan->plan;
-    struct redis_request *request;
-    if (c->kind == CALL_RESET) {
-        request = scripts_reset(p, r->plan->names, &r->key);
-    } else {
-        int64_t cost = redis_store_never_fits(p, c->cost) ? 0 : c->cost;
-        request = scripts_limit(p, r->plan->names, &r->key, cost, reserves(c) ? remote_rest(c) : 0, r->whole);
-    }
-    if (request == NULL) {
-        PyErr_NoMemory();
-        return PYGEN_ERROR;
-    }
-    return remote_sleep(c, 0, request, result);
+static PySendResult distant_ask(CallObject *c, PyObject **result) {
+    struct remote *r = &c->distant->remote;
+    r->most_wait_ns = reserves(c) ? distant_rest(c) : 0;
+    struct redis_request *request = remote_request(((LimiterObject *)c->owner)->redis, r);
+    return request == NULL ? PYGEN_ERROR : distant_sleep(c, 0, request, result);
 }
 
-static PySendResult remote_conclude(CallObject *c, PyObject **result) {
-    struct remote *r = c->remote;
+static PySendResult distant_conclude(CallObject *c, PyObject **result) {
+    struct remote *r = &c->distant->remote;
     LimiterObject *t = (LimiterObject *)c->owner;
-    r->reserved = false;
+    c->distant->reserved = false;
     if (c->kind == CALL_PEEK) {
         struct decision d;
         algorithm_report(t->algorithm, &r->out.state, &r->plan->plan->rules[r->out.rule].quota, 0, r->out.now, &d);
@@ -397,89 +388,119 @@ static PySendResult remote_conclude(CallObject *c, PyObject **result) {
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
-/* The wait is over: what the server said decides how it goes on. */
-static PySendResult remote_go_on(CallObject *c, PyObject **result) {
-    struct remote *r = c->remote;
+/* Awaits the topology's coroutine; call_send goes on with distant_ask. */
+static PySendResult distant_refresh(CallObject *c, PyObject **result) {
     LimiterObject *t = (LimiterObject *)c->owner;
-    if (c->wait->wait.kind == WAIT_INSTANT) {
-        return r->reserved ? remote_conclude(c, result) : remote_ask(c, result);
+    c->inner = PyObject_CallMethod(t->redis->topology, "refresh_async", "O", (PyObject *)t->redis);
+    if (c->inner == NULL) {
+        return PYGEN_ERROR;
     }
-    struct redis_request *request = c->wait->wait.reply.request;
-    int end = -1;
-    if (request->end != REQUEST_DONE) {
-        link_raise(t->redis->link, t->redis->server, request);
-    } else if (c->kind != CALL_RESET) {
-        end = redis_store_read(t->redis, r->plan, request->reply, c->cost, &r->out);
-    } else if (request->reply->type == REDIS_REPLY_ERROR) {
-        PyErr_Format(t->module->store_error, "%U answered: %s", t->redis->server, request->reply->str);
-    } else {
-        end = 1;
+    PySendResult end = PyIter_Send(c->inner, Py_None, result);
+    if (end == PYGEN_RETURN) {
+        Py_CLEAR(*result);
+        Py_CLEAR(c->inner);
+        return distant_ask(c, result);
     }
-    if (end == 0 && !r->whole) {
-        r->whole = true;
-        return remote_ask(c, result);
-    }
-    if (end <= 0) {
-        return redis_store_follow_policy(t->redis, r->plan, c->cost, &r->out) < 0 ? PYGEN_ERROR
-                                                                                   : remote_conclude(c, result);
-    }
-    if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
-        return remote_conclude(c, result);
-    }
-    if (r->out.kind == OUTCOME_ADMITTED) {
-        int64_t wait = r->out.wait_ns;
-        r->out.wait_ns = -1;
-        r->reserved = wait > 0;
-        return wait > 0 ? remote_sleep(c, clock_now() + wait, NULL, result) : remote_conclude(c, result);
-    }
-    struct decision d;
-    algorithm_report(t->algorithm, &r->out.state, &r->plan->plan->rules[r->out.rule].quota, r->out.denied_cost,
-                     r->out.now, &d);
-    if (reserves(c) || d.retry_after_ns > remote_rest(c)) {
-        return remote_conclude(c, result);
-    }
-    return remote_sleep(c, clock_now() + d.retry_after_ns, NULL, result);
+    c->phase = CALL_WAITING;
+    return end;
 }
 
-static PySendResult remote_start(CallObject *c, PyObject **result) {
+static PySendResult distant_decided(CallObject *c, PyObject **result) {
+    struct distant *d = c->distant;
+    struct outcome *out = &d->remote.out;
     LimiterObject *t = (LimiterObject *)c->owner;
-    struct remote *r = c->remote = PyMem_Calloc(1, sizeof *r);
-    if (r == NULL) {
+    if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
+        return distant_conclude(c, result);
+    }
+    if (out->kind == OUTCOME_ADMITTED) {
+        int64_t wait = out->wait_ns;
+        out->wait_ns = -1;
+        d->reserved = wait > 0;
+        return wait > 0 ? distant_sleep(c, clock_now() + wait, NULL, result) : distant_conclude(c, result);
+    }
+    struct decision told;
+    algorithm_report(t->algorithm, &out->state, &d->remote.plan->plan->rules[out->rule].quota, out->denied_cost,
+                     out->now, &told);
+    if (reserves(c) || told.retry_after_ns > distant_rest(c)) {
+        return distant_conclude(c, result);
+    }
+    d->remote.give_up = 0;
+    d->remote.tries = 0;
+    return distant_sleep(c, clock_now() + told.retry_after_ns, NULL, result);
+}
+
+/* The wait is over: what the server said decides how it goes on. */
+static PySendResult distant_go_on(CallObject *c, PyObject **result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    struct remote *r = &c->distant->remote;
+    if (c->wait->wait.kind == WAIT_INSTANT) {
+        return c->distant->reserved ? distant_conclude(c, result) : distant_ask(c, result);
+    }
+    switch (remote_next(t->redis, r, c->wait->wait.reply.request)) {
+    case REMOTE_DONE:
+        return distant_decided(c, result);
+    case REMOTE_AGAIN:
+        return distant_ask(c, result);
+    case REMOTE_PAUSE:
+        return distant_sleep(c, clock_now() + REMOTE_PAUSE_NS, NULL, result);
+    case REMOTE_REFRESH:
+        return distant_refresh(c, result);
+    case REMOTE_FAILED:
+        break;
+    }
+    if (c->kind >= CALL_PEEK || redis_store_follow_policy(t->redis, r->plan, c->cost, &r->out) < 0) {
+        return PYGEN_ERROR;
+    }
+    return distant_conclude(c, result);
+}
+
+static PySendResult distant_start(CallObject *c, PyObject **result) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    struct distant *d = c->distant = PyMem_Calloc(1, sizeof *d);
+    if (d == NULL) {
         PyErr_NoMemory();
         return PYGEN_ERROR;
     }
-    r->start = clock_now();
-    if (key_from_object(t->module, c->key, &r->key, &r->key_owner) < 0) {
-        return PYGEN_ERROR;
-    }
+    d->start = clock_now();
+    d->remote.kind = c->kind == CALL_RESET ? REMOTE_RESET : REMOTE_LIMIT;
     if (c->kind >= CALL_PEEK) {
         c->cost = 0;
         c->timeout_ns = -1;
     }
-    r->plan = limiter_plan(t, c->key);
-    return r->plan == NULL ? PYGEN_ERROR : remote_ask(c, result);
+    d->remote.cost = c->cost;
+    if (key_from_object(t->module, c->key, &d->remote.key, &d->key_owner) < 0) {
+        return PYGEN_ERROR;
+    }
+    d->remote.plan = limiter_plan(t, c->key);
+    return d->remote.plan == NULL ? PYGEN_ERROR : distant_ask(c, result);
 }
 
 /* What was reserved and is not wanted goes back, without waiting for an answer. */
-static void remote_finish(CallObject *c) {
-    struct remote *r = c->remote;
-    c->remote = NULL;
-    for (int i = 0; r->reserved && i < r->plan->plan->count; i++) {
+static void distant_finish(CallObject *c) {
+    struct distant *d = c->distant;
+    struct remote *r = &d->remote;
+    c->distant = NULL;
+    PyObject *loop = d->reserved && r->link != NULL ? running_loop(r->link->module) : NULL;
+    LoopLinkObject *link = loop == NULL ? NULL : loop_link_of(r->link, loop);
+    for (int i = 0; link != NULL && i < r->plan->plan->count; i++) {
         struct redis_request *request = scripts_settle(r->plan->plan, i, r->plan->names, &r->key,
                                                        rule_cost(&r->plan->plan->rules[i], c->cost), true);
         if (request != NULL) {
-            loop_link_tell(r->link, request);
+            loop_link_tell(link, request);
         }
     }
+    PyErr_Clear();
+    Py_XDECREF(loop);
+    Py_XDECREF(link);
+    remote_clear(r);
     Py_XDECREF(r->plan);
-    Py_XDECREF(r->key_owner);
-    Py_XDECREF(r->link);
-    PyMem_Free(r);
+    Py_XDECREF(d->key_owner);
+    PyMem_Free(d);
 }
 
 static PySendResult start(CallObject *c, PyObject **result) {
     if (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->redis != NULL) {
-        return remote_start(c, result);
+        return distant_start(c, result);
     }
     switch ((enum call_kind)c->kind) {
     case CALL_LIMIT:
@@ -507,12 +528,12 @@ static void finish(CallObject *c) {
         task_wait_give_up(c->wait);
         Py_CLEAR(c->wait);
         Py_CLEAR(c->inner);
-        if (c->remote != NULL) {
-            remote_finish(c);
+        if (c->distant != NULL) {
+            distant_finish(c);
         }
         PyErr_Restore(error_type, error, traceback);
-    } else if (c->remote != NULL) {
-        remote_finish(c);
+    } else if (c->distant != NULL) {
+        distant_finish(c);
     }
 }
 
@@ -527,7 +548,11 @@ static PySendResult call_send(PyObject *object, PyObject *value, PyObject **resu
         c->phase = CALL_RUNNING;
         end = PyIter_Send(c->inner, value, result);
         c->phase = CALL_WAITING;
-        if (end == PYGEN_RETURN) {
+        if (end == PYGEN_RETURN && c->distant != NULL) { /* it is known again who serves */
+            Py_CLEAR(*result);
+            Py_CLEAR(c->inner);
+            end = distant_ask(c, result);
+        } else if (end == PYGEN_RETURN) {
             Py_SETREF(*result, take(c));
             end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
         }
@@ -539,9 +564,9 @@ static PySendResult call_send(PyObject *object, PyObject *value, PyObject **resu
         PyObject *done = PyObject_CallMethod((PyObject *)c->wait, "result", NULL);
         if (done != NULL) {
             Py_DECREF(done);
-            if (c->remote != NULL) {
+            if (c->distant != NULL) {
                 c->phase = CALL_RUNNING;
-                end = remote_go_on(c, result);
+                end = distant_go_on(c, result);
             } else {
                 *result = take(c);
                 end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;

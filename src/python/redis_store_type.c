@@ -4,35 +4,9 @@
  * server's is counted. */
 #include "redis_store_type.h"
 
+#include "remote.h"
+
 #include "clock.h"
-
-/* ---- talking ---- */
-
-/* Takes the request over. A reply that is not an error (the caller's), or NULL: with an exception. */
-static redisReply *ask(RedisStoreObject *s, struct redis_request *r) {
-    if (r == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    if (link_object_call(s->link, r) < 0) {
-        return NULL; /* a signal handler raised, and the request is the link's */
-    }
-    redisReply *reply = r->reply;
-    r->reply = NULL;
-    if (r->end != REQUEST_DONE) {
-        link_raise(s->link, s->server, r);
-        reply = NULL;
-    }
-    request_free(r);
-    return reply;
-}
-
-static redisReply *refuse(RedisStoreObject *s, redisReply *reply) {
-    struct module_state *m = s->link->module;
-    PyErr_Format(m->store_error, "%U answered: %s", s->server, reply->str);
-    freeReplyObject(reply);
-    return NULL;
-}
 
 /* ---- failing and recovering ---- */
 
@@ -76,7 +50,7 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cos
     return 0;
 }
 
-static void recovered(RedisStoreObject *s) {
+void redis_store_recovered(RedisStoreObject *s) {
     if (s->failing) {
         s->failing = false;
         log_line("warning", "%s answers again, after %s decisions without it.", s->server, Py_None);
@@ -95,42 +69,7 @@ bool redis_store_never_fits(const struct plan *p, int64_t cost) {
     return false;
 }
 
-int redis_store_read(RedisStoreObject *s, PlanObject *plan, const redisReply *reply, int64_t cost,
-                     struct outcome *out) {
-    struct module_state *m = s->link->module;
-    if (scripts_are_missing(reply)) {
-        return 0;
-    }
-    if (reply->type == REDIS_REPLY_ERROR) {
-        PyErr_Format(m->store_error, "%U answered: %s", s->server, reply->str);
-        return -1;
-    }
-    if (!scripts_read(plan->plan, reply, cost, redis_store_never_fits(plan->plan, cost), out)) {
-        PyErr_Format(m->store_error, "%U answered what the script cannot have said.", s->server);
-        return -1;
-    }
-    recovered(s);
-    return 1;
-}
-
-static int decide_once(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
-                       int64_t most_wait_ns, struct outcome *out) {
-    const struct plan *p = plan->plan;
-    int64_t asked = redis_store_never_fits(p, cost) ? 0 : cost;
-    int end = 0;
-    for (int whole = 0; end == 0 && whole < 2; whole++) {
-        redisReply *reply = ask(s, scripts_limit(p, plan->names, key, asked, most_wait_ns, whole));
-        if (reply == NULL) {
-            return -1;
-        }
-        end = redis_store_read(s, plan, reply, cost, out);
-        freeReplyObject(reply);
-    }
-    return end == 1 ? 0 : -1;
-}
-
-/* Sleeps; -1 when a signal handler raised. */
-static int sleep_for(int64_t ns) {
+int sleep_for(int64_t ns) {
     struct parker parker;
     int64_t until = clock_now() + ns;
     int answer = 0;
@@ -147,19 +86,8 @@ static bool is_bucket(const struct plan *p) {
 }
 
 int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
-    redisReply *reply = ask(s, scripts_settle(plan->plan, rule, plan->names, key, surplus, false));
-    if (reply != NULL && scripts_are_missing(reply)) {
-        freeReplyObject(reply);
-        reply = ask(s, scripts_settle(plan->plan, rule, plan->names, key, surplus, true));
-    }
-    if (reply != NULL && reply->type == REDIS_REPLY_ERROR) {
-        reply = refuse(s, reply);
-    }
-    if (reply == NULL) {
-        return -1;
-    }
-    freeReplyObject(reply);
-    return 0;
+    struct remote r = {.kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus};
+    return remote_run(s, &r);
 }
 
 /* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. */
@@ -180,9 +108,17 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
     bool reserves = timeout_ns > 0 && is_bucket(plan->plan);
     for (;;) {
         int64_t rest = timeout_ns < 0 ? 0 : timeout_ns == INT64_MAX ? INT64_MAX : timeout_ns - (clock_now() - start);
-        if (decide_once(s, plan, key, cost, reserves && rest > 0 ? rest : 0, out) < 0) {
+        struct remote r = {
+            .kind = REMOTE_LIMIT,
+            .plan = plan,
+            .key = *key,
+            .cost = cost,
+            .most_wait_ns = reserves && rest > 0 ? rest : 0,
+        };
+        if (remote_run(s, &r) < 0) {
             return redis_store_follow_policy(s, plan, cost, out);
         }
+        *out = r.out;
         if (timeout_ns < 0 || cost == 0) {
             return 0;
         }
@@ -208,27 +144,92 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
 }
 
 int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key) {
-    redisReply *reply = ask(s, scripts_reset(plan->plan, plan->names, key));
-    if (reply != NULL && reply->type == REDIS_REPLY_ERROR) {
-        reply = refuse(s, reply);
+    struct remote r = {.kind = REMOTE_RESET, .plan = plan, .key = *key};
+    return remote_run(s, &r);
+}
+
+/* ---- who serves ---- */
+
+#define SLOTS 16384
+
+LinkObject *redis_store_route(RedisStoreObject *s, uint16_t slot) {
+    LinkObject *link = s->slots != NULL && s->slots[slot] != NULL ? s->slots[slot] : s->link;
+    return (LinkObject *)Py_NewRef(link);
+}
+
+LinkObject *redis_store_node(RedisStoreObject *s, const char *host, int port) {
+    if (s->nodes == NULL && (s->nodes = PyDict_New()) == NULL) {
+        return NULL;
     }
-    if (reply == NULL) {
-        return -1;
+    PyObject *name = PyUnicode_FromFormat("%s:%d", host, port);
+    PyObject *link = name == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(s->nodes, name));
+    if (name != NULL && link == NULL && !PyErr_Occurred()) {
+        link = PyObject_CallMethod((PyObject *)s, "_link_to", "si", host, port);
+        if (link != NULL && !Py_IS_TYPE(link, s->link->module->link)) {
+            PyErr_SetString(PyExc_TypeError, "_link_to must return a Link");
+            Py_CLEAR(link);
+        }
+        if (link != NULL && PyDict_SetItem(s->nodes, name, link) < 0) {
+            Py_CLEAR(link);
+        }
     }
-    freeReplyObject(reply);
+    Py_XDECREF(name);
+    return (LinkObject *)link;
+}
+
+int redis_store_assign(RedisStoreObject *s, int slot, LinkObject *link) {
+    if (s->slots == NULL) {
+        s->slots = PyMem_Calloc(SLOTS, sizeof *s->slots);
+        if (s->slots == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    s->slots[slot] = link; /* `nodes` keeps it */
     return 0;
+}
+
+static PyObject *redis_store_set_slots(PyObject *object, PyObject *args) {
+    RedisStoreObject *s = (RedisStoreObject *)object;
+    int first, last, port;
+    const char *host;
+    if (!PyArg_ParseTuple(args, "iisi:_set_slots", &first, &last, &host, &port)) {
+        return NULL;
+    }
+    LinkObject *link = redis_store_node(s, host, port);
+    if (link == NULL) {
+        return NULL;
+    }
+    for (int slot = first < 0 ? 0 : first; slot <= last && slot < SLOTS; slot++) {
+        if (redis_store_assign(s, slot, link) < 0) {
+            Py_DECREF(link);
+            return NULL;
+        }
+    }
+    Py_DECREF(link);
+    Py_RETURN_NONE;
+}
+
+static PyObject *redis_store_set_primary(PyObject *object, PyObject *link) {
+    RedisStoreObject *s = (RedisStoreObject *)object;
+    if (s->link == NULL || !Py_IS_TYPE(link, s->link->module->link)) {
+        PyErr_SetString(PyExc_TypeError, "_set_primary takes a Link");
+        return NULL;
+    }
+    Py_SETREF(s->link, (LinkObject *)Py_NewRef(link));
+    Py_RETURN_NONE;
 }
 
 /* ---- life ---- */
 
 static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"link", "server", "on_error", NULL};
+    static char *names[] = {"link", "server", "on_error", "topology", NULL};
     RedisStoreObject *self = (RedisStoreObject *)object;
     struct module_state *m = state_of_instance(object);
-    PyObject *link, *server;
+    PyObject *link, *server, *topology = Py_None;
     const char *on_error = "raise";
-    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|s:RedisStore", names, m->link, &link, &server,
-                                                  &on_error)) {
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|sO:RedisStore", names, m->link, &link, &server,
+                                                  &on_error, &topology)) {
         return -1;
     }
     if (self->link != NULL) {
@@ -247,12 +248,20 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     }
     self->link = (LinkObject *)Py_NewRef(link);
     self->server = Py_NewRef(server);
+    self->topology = topology == Py_None ? NULL : Py_NewRef(topology);
     return 0;
 }
 
 static int redis_store_traverse(RedisStoreObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->link);
+    Py_VISIT(self->topology);
+    Py_VISIT(self->nodes);
+    return 0;
+}
+
+static int redis_store_clear(RedisStoreObject *self) {
+    Py_CLEAR(self->topology);
     return 0;
 }
 
@@ -263,6 +272,9 @@ static void redis_store_dealloc(PyObject *object) {
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(object);
     }
+    redis_store_clear(self);
+    PyMem_Free(self->slots);
+    Py_CLEAR(self->nodes);
     Py_CLEAR(self->link);
     Py_CLEAR(self->server);
     type->tp_free(object);
@@ -277,13 +289,21 @@ static PyMemberDef redis_store_members[] = {
      "How many decisions were taken by on_error because the server could not answer."},
     {NULL, 0, 0, 0, NULL},
 };
+static PyMethodDef redis_store_methods[] = {
+    {"_set_slots", redis_store_set_slots, METH_VARARGS,
+     "_set_slots($self, first, last, host, port, /)\n--\n\nWho serves these slots of a cluster."},
+    {"_set_primary", redis_store_set_primary, METH_O, "_set_primary($self, link, /)\n--\n\nWho serves from now on."},
+    {NULL, NULL, 0, NULL},
+};
 static PyType_Slot redis_store_slots[] = {
     {Py_tp_doc, "What RedisStore is made on. Internal."},
     {Py_tp_init, redis_store_init},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, redis_store_dealloc},
     {Py_tp_traverse, redis_store_traverse},
+    {Py_tp_clear, redis_store_clear},
     {Py_tp_members, redis_store_members},
+    {Py_tp_methods, redis_store_methods},
     {0, NULL},
 };
 static PyType_Spec redis_store_spec = {"headway._core.RedisStore", sizeof(RedisStoreObject), 0,

@@ -12,6 +12,9 @@ typedef struct redis_store_object {
     PyObject *weakrefs;
     LinkObject *link;
     PyObject *server; /* the URL as it may be shown */
+    PyObject *topology;  /* finds out who serves; NULL for one server */
+    PyObject *nodes;     /* of a cluster: "host:port" -> Link */
+    LinkObject **slots;  /* of a cluster: 16384, borrowed from `nodes` */
     enum on_error on_error;
     bool failing;     /* said so in the log */
     int64_t failures; /* decisions that on_error took */
@@ -25,10 +28,18 @@ int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_
 
 /* The same in parts, for whoever waits otherwise than as a thread. */
 bool redis_store_never_fits(const struct plan *p, int64_t cost);
-/* A reply (borrowed) becomes an outcome. 1; 0: the server does not know the script; -1: an exception. */
-int redis_store_read(RedisStoreObject *s, PlanObject *plan, const redisReply *reply, int64_t cost, struct outcome *out);
+/* The server has answered: if it could not before, that is said. */
+void redis_store_recovered(RedisStoreObject *s);
 /* With an exception set: on_error's answer instead of it, or -1. */
 int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out);
+
+/* Who serves a slot (0 where there is no cluster); the link to a node, made when new; and who serves from now on. New references. */
+LinkObject *redis_store_route(RedisStoreObject *s, uint16_t slot);
+LinkObject *redis_store_node(RedisStoreObject *s, const char *host, int port);
+int redis_store_assign(RedisStoreObject *s, int slot, LinkObject *link);
+
+/* Sleeps without the GIL; -1 when a signal handler raised. */
+int sleep_for(int64_t ns);
 
 PyTypeObject *redis_store_type_make(PyObject *module);
 

@@ -33,6 +33,18 @@ void request_free(struct redis_request *r) {
     free(r);
 }
 
+struct redis_request *request_after_asking(struct redis_request *r) {
+    static const char asking[] = "*1\r\n$6\r\nASKING\r\n";
+    struct redis_request *longer = request_new(sizeof asking - 1 + r->length);
+    if (longer != NULL) {
+        memcpy(longer->bytes, asking, sizeof asking - 1);
+        memcpy(longer->bytes + sizeof asking - 1, r->bytes, r->length);
+        longer->skip = 1;
+    }
+    request_free(r);
+    return longer;
+}
+
 static void list_init(struct request_list *list) {
     list->first = NULL;
     list->end = &list->first;
@@ -84,16 +96,20 @@ static void fail_all(struct request_list *list, enum request_end end, enum conne
 static bool on_reply(void *owner, redisReply *reply) {
     struct link *l = owner;
     lock_acquire(&l->lock);
-    struct redis_request *r = list_take(&l->sent);
-    if (r != NULL) {
+    bool known = l->sent.first != NULL;
+    if (known && l->sent.first->skip > 0) {
+        l->sent.first->skip--;
+    } else if (known) {
+        struct redis_request *r = list_take(&l->sent);
         r->reply = reply;
+        reply = NULL;
         finish(r, REQUEST_DONE);
     }
     lock_release(&l->lock);
-    if (r == NULL) {
+    if (reply != NULL) {
         freeReplyObject(reply);
     }
-    return r != NULL;
+    return known;
 }
 
 static uint64_t next_random(struct link *l) {

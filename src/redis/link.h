@@ -25,6 +25,7 @@ struct redis_request {
     int64_t deadline; /* an instant */
     enum request_end end;
     int tries;
+    int skip; /* replies that come before the one that counts */
     bool abandoned; /* nobody waits for it any more; the link frees it */
     bool drive;     /* its caller is to drive */
     enum connection_fault fault;
@@ -68,6 +69,9 @@ void link_renew(struct link *l);
 /* With room for a command of `length` bytes, to be filled in. NULL: no memory. */
 struct redis_request *request_new(size_t length);
 void request_free(struct redis_request *r);
+
+/* The same behind ASKING, for a node of a cluster that is taking a slot over. Frees `r`; NULL: no memory. */
+struct redis_request *request_after_asking(struct redis_request *r);
 
 /* Brackets what may block: `leave` lets go of a GIL, say; `enter` takes it again and, if `ask`, tells whether the caller wants to
  * give up. */

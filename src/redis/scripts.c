@@ -88,14 +88,23 @@ static void put_number(struct cursor *c, int64_t value) {
     put_text(c, start, (size_t)(end - start));
 }
 
+/* A key that begins with '}' would leave the hash tag empty, and the rules of one key in several slots. So such a key, and one that
+ * begins with the mark itself, is marked. */
+static bool is_marked(const struct table_key *key) {
+    return key->length > 0 && (key->bytes[0] == '}' || key->bytes[0] == '\\');
+}
+
 static size_t key_length(const struct redis_names *names, const struct table_key *key, int rule) {
-    return names->prefix_length + key->length + 2 + names->rules[rule].length;
+    return names->prefix_length + key->length + 2 + names->rules[rule].length + is_marked(key);
 }
 
 static void put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule) {
     put_header(c, '$', key_length(names, key, rule));
     put(c, names->prefix, names->prefix_length);
     *c->at++ = '{';
+    if (is_marked(key)) {
+        *c->at++ = '\\';
+    }
     put(c, key->bytes, key->length);
     *c->at++ = '}';
     put(c, names->rules[rule].tag, names->rules[rule].length);
@@ -270,6 +279,37 @@ bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, b
         out->wait_ns = reserved_wait(p, states, out->now);
     }
     return true;
+}
+
+/* CRC-16/XMODEM, which a cluster finds slots by. */
+static uint16_t crc16(uint16_t crc, const char *bytes, size_t length) {
+    for (size_t i = 0; i < length; i++) {
+        crc ^= (uint16_t)((unsigned char)bytes[i] << 8);
+        for (int bit = 0; bit < 8; bit++) {
+            crc = (uint16_t)(crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1);
+        }
+    }
+    return crc;
+}
+
+uint16_t scripts_slot(const struct redis_names *names, const struct table_key *key) {
+    /* The tag is what stands between the first '{' and the first '}' after it: the prefix may have the one, or both. */
+    const char *open = memchr(names->prefix, '{', names->prefix_length);
+    uint16_t crc = 0;
+    if (open != NULL) {
+        size_t rest = names->prefix_length - (size_t)(open + 1 - names->prefix);
+        const char *close = memchr(open + 1, '}', rest);
+        if (close != NULL && close > open + 1) {
+            return crc16(0, open + 1, (size_t)(close - open - 1)) & 16383;
+        }
+        crc = crc16(0, open + 1, rest);
+        crc = crc16(crc, "{", 1);
+    }
+    if (is_marked(key)) {
+        crc = crc16(crc, "\\", 1);
+    }
+    const char *close = memchr(key->bytes, '}', key->length);
+    return crc16(crc, key->bytes, close != NULL ? (size_t)(close - key->bytes) : key->length) & 16383;
 }
 
 bool scripts_are_missing(const redisReply *reply) {

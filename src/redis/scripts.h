@@ -35,6 +35,9 @@ struct redis_request *scripts_reset(const struct plan *p, const struct redis_nam
  * admitted, out->wait_ns is how long the caller has to wait for what was reserved; -1 for not at all. */
 bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, bool never, struct outcome *out);
 
+/* The slot of a cluster that the keys of all rules share. */
+uint16_t scripts_slot(const struct redis_names *names, const struct table_key *key);
+
 /* Is it an error that EVAL would not give? */
 bool scripts_are_missing(const redisReply *reply);
 

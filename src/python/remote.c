@@ -1,0 +1,170 @@
+/* One operation on a server: see remote.h. */
+#include "remote.h"
+
+#include <stdio.h>
+
+#include "clock.h"
+
+#define TRIES 32
+
+/* ---- asking ---- */
+
+/* The name of the first rule's key says the slot; all rules have one hash tag. */
+static uint16_t slot_of(const struct remote *r) {
+    return scripts_slot(r->plan->names, &r->key);
+}
+
+struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
+    const struct plan *p = r->plan->plan;
+    struct redis_request *request;
+    if (r->give_up == 0) {
+        r->give_up = clock_now() + s->link->link.timeout_ns;
+    }
+    if (!r->asking) {
+        LinkObject *link = redis_store_route(s, s->slots != NULL ? slot_of(r) : 0);
+        if (link == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(r->link, link);
+    }
+    switch (r->kind) {
+    case REMOTE_LIMIT:
+        request = scripts_limit(p, r->plan->names, &r->key, redis_store_never_fits(p, r->cost) ? 0 : r->cost,
+                                r->most_wait_ns, r->whole);
+        break;
+    case REMOTE_SETTLE:
+        request = scripts_settle(p, r->rule, r->plan->names, &r->key, r->surplus, r->whole);
+        break;
+    default:
+        request = scripts_reset(p, r->plan->names, &r->key);
+    }
+    if (request != NULL && r->asking) {
+        request = request_after_asking(request);
+    }
+    r->asking = false;
+    if (request == NULL) {
+        PyErr_NoMemory();
+    }
+    return request;
+}
+
+/* ---- reading ---- */
+
+static bool says(const redisReply *reply, const char *word) {
+    return reply->len >= strlen(word) && strncmp(reply->str, word, strlen(word)) == 0;
+}
+
+/* "MOVED 3999 127.0.0.1:6381": the slot is served there from now on; ASK: this once. */
+static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const char *text, bool moved) {
+    unsigned slot;
+    char where[256];
+    if (sscanf(text, "%*s %u %255s", &slot, where) != 2 || slot >= 16384) {
+        return REMOTE_REFRESH;
+    }
+    char *colon = strrchr(where, ':');
+    if (colon == NULL) {
+        return REMOTE_REFRESH;
+    }
+    *colon = 0;
+    /* An empty host is the one that answered. */
+    const char *host = where[0] != 0 ? where : r->link->address.host;
+    LinkObject *link = redis_store_node(s, host, atoi(colon + 1));
+    if (link == NULL) {
+        return REMOTE_FAILED;
+    }
+    if (moved) {
+        if (redis_store_assign(s, (int)slot, link) < 0) {
+            Py_DECREF(link);
+            return REMOTE_FAILED;
+        }
+        Py_DECREF(link);
+    } else {
+        r->asking = true;
+        Py_XSETREF(r->link, link);
+    }
+    return REMOTE_AGAIN;
+}
+
+static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
+    PyErr_Format(s->link->module->store_error, "%U answered: %s", s->server, reply->str);
+    return REMOTE_FAILED;
+}
+
+static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const redisReply *reply) {
+    if (scripts_are_missing(reply) && !r->whole) {
+        r->whole = true;
+        return REMOTE_AGAIN;
+    }
+    if (r->tries >= TRIES || clock_now() >= r->give_up) {
+        return refuse(s, reply);
+    }
+    if (says(reply, "MOVED ")) {
+        return redirected(s, r, reply->str, true);
+    }
+    if (says(reply, "ASK ")) {
+        return redirected(s, r, reply->str, false);
+    }
+    if (says(reply, "TRYAGAIN") || says(reply, "LOADING") || says(reply, "CLUSTERDOWN")) {
+        return REMOTE_PAUSE;
+    }
+    if ((says(reply, "READONLY") || says(reply, "MASTERDOWN")) && s->topology != NULL) {
+        return REMOTE_REFRESH;
+    }
+    return refuse(s, reply);
+}
+
+enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
+    r->tries++;
+    if (request->end == REQUEST_UNSENT && s->topology != NULL && r->tries < TRIES && clock_now() < r->give_up &&
+        request->fault != FAULT_LOGIN && request->fault != FAULT_TLS) {
+        return REMOTE_REFRESH;
+    }
+    if (request->end != REQUEST_DONE) {
+        link_raise(r->link, s->server, request);
+        return REMOTE_FAILED;
+    }
+    const redisReply *reply = request->reply;
+    if (reply->type == REDIS_REPLY_ERROR) {
+        return read_error(s, r, reply);
+    }
+    if (r->kind == REMOTE_LIMIT &&
+        !scripts_read(r->plan->plan, reply, r->cost, redis_store_never_fits(r->plan->plan, r->cost), &r->out)) {
+        PyErr_Format(s->link->module->store_error, "%U answered what the script cannot have said.", s->server);
+        return REMOTE_FAILED;
+    }
+    redis_store_recovered(s);
+    return REMOTE_DONE;
+}
+
+void remote_clear(struct remote *r) {
+    Py_CLEAR(r->link);
+}
+
+/* ---- as a thread ---- */
+
+static int refresh(RedisStoreObject *s) {
+    PyObject *done = PyObject_CallMethod(s->topology, "refresh", "O", (PyObject *)s);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int remote_run(RedisStoreObject *s, struct remote *r) {
+    for (;;) {
+        struct redis_request *request = remote_request(s, r);
+        if (request == NULL || link_object_call(r->link, request) < 0) {
+            break; /* after a signal the request is the link's */
+        }
+        enum remote_step step = remote_next(s, r, request);
+        request_free(request);
+        if (step == REMOTE_DONE) {
+            remote_clear(r);
+            return 0;
+        }
+        if (step == REMOTE_FAILED || (step == REMOTE_PAUSE && sleep_for(REMOTE_PAUSE_NS) < 0) ||
+            (step == REMOTE_REFRESH && refresh(s) < 0)) {
+            break;
+        }
+    }
+    remote_clear(r);
+    return -1;
+}
