@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "masked", "parse", "tls_context"]
 
-SCHEMES = ("redis", "rediss", "unix")
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 DEFAULT_TIMEOUT = 5.0
 SSL_OPTIONS = (
     "ssl_ca_certs",
@@ -45,6 +45,13 @@ class Place:
     connect_timeout: float = DEFAULT_TIMEOUT
     timeout: float = DEFAULT_TIMEOUT
     on_error: str = "raise"
+    service: str | None = None
+    """With sentinels: the name that they know the primary by."""
+    nodes: list[tuple[str, int]] = field(default_factory=list)
+    """The sentinels, or nodes of a cluster."""
+    cluster: bool = False
+    sentinel_user: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
     tls: bool = False
     ssl_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -67,29 +74,46 @@ def masked(url: str) -> str:
 def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
     """Return what a URL and options say; raise SetUpError naming what is wrong with them."""
     place = Place(url=masked(url))
+    scheme, _, rest = url.partition("://")
+    if scheme not in SCHEMES:
+        raise _bad(place, f"the scheme must be one of {', '.join(f'{s}://' for s in SCHEMES)}")
+    # Several hosts are more than urlsplit knows: they are taken out first.
+    place_text = rest.partition("?")[0].partition("/")[0]
+    login, at, hosts = place_text.rpartition("@")
+    several = scheme in ("redis+sentinel", "redis+cluster")
+    if several:
+        port = 26379 if scheme == "redis+sentinel" else 6379
+        place.nodes = [_node(place, text, port) for text in hosts.split(",")]
+        rest = rest.replace(place_text, f"{login}{at}{place.nodes[0][0]}", 1)
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = urlsplit(f"{scheme}://{rest}")
+        port = parts.port or 6379
     except ValueError as error:
         raise _bad(place, str(error)) from None
-    if parts.scheme not in SCHEMES:
-        raise _bad(place, f"the scheme must be one of {', '.join(f'{s}://' for s in SCHEMES)}")
-    place.tls = parts.scheme == "rediss"
+    place.tls = scheme == "rediss" or dict(parse_qsl(parts.query)).get("tls") in ("true", "1")
+    place.cluster = scheme == "redis+cluster"
     if parts.username:
         place.user = unquote(parts.username)
     if parts.password is not None:
         place.password = unquote(parts.password)
-    if parts.scheme == "unix":
+    path = unquote(parts.path).strip("/")
+    if scheme == "unix":
         place.unix_path = unquote(parts.path)
         if not place.unix_path:
             raise _bad(place, "a unix:// URL needs the path of the socket, as unix:///run/redis.sock")
+    elif scheme == "redis+sentinel":
+        place.service, _, path = path.partition("/")
+        if not place.service:
+            raise _bad(place, "the name of the service is missing, as redis+sentinel://host/mymaster/0")
     else:
-        place.host = parts.hostname or "localhost"
-        place.port = 6379 if port is None else port
-        path = parts.path.strip("/")
-        if path:
-            place.database = _database(place, path)
+        place.host, place.port = parts.hostname or "localhost", port
+    if path and scheme != "unix":
+        place.database = _database(place, path)
+    if place.cluster and place.database:
+        raise _bad(place, "a cluster has only database 0")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "tls":
+            continue
         _set(place, name, value, f"option {name!r} in the URL")
     for name, value in (options or {}).items():
         _option(place, name, value)
@@ -134,6 +158,30 @@ def tls_context(place: Place) -> "ssl.SSLContext | None":
     return context
 
 
+_OTHERS = ("CONNECTION_POOL_KWARGS", "SENTINELS", "SENTINEL_KWARGS", "CLUSTER_NODES")
+
+
+def _node(place: Place, text: str, default_port: int) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if text.startswith("[") and text.endswith("]"):  # an IPv6 address without a port
+        host, colon, port = text, "", ""
+    elif not colon:
+        host, port = text, ""
+    if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
+        raise _bad(place, f"{text!r} must be a host and a port")
+    return host.strip("[]"), int(port) if port else default_port
+
+
+def _address(place: Place, option: str, item: Any) -> tuple[str, int]:
+    if isinstance(item, str):
+        return _node(place, item, 6379 if option == "CLUSTER_NODES" else 26379)
+    try:
+        host, port = item
+        return str(host), int(port)
+    except (TypeError, ValueError):
+        raise _bad(place, f"{option} holds {item!r}, must be (host, port)") from None
+
+
 def _option(place: Place, name: str, value: Any) -> None:
     known = {
         "PASSWORD": "password",
@@ -141,7 +189,18 @@ def _option(place: Place, name: str, value: Any) -> None:
         "SOCKET_CONNECT_TIMEOUT": "connect_timeout",
         "ON_ERROR": "on_error",
     }
-    if name == "CONNECTION_POOL_KWARGS":
+    if name in ("SENTINELS", "CLUSTER_NODES"):
+        place.nodes = [_address(place, name, item) for item in value or ()]
+        if place.nodes and name == "CLUSTER_NODES":
+            place.cluster = True
+        elif place.nodes:
+            place.service = place.service or place.host
+    elif name == "SENTINEL_KWARGS":
+        for key, item in dict(value or {}).items():
+            if key not in ("username", "password"):
+                raise _bad(place, f"SENTINEL_KWARGS[{key!r}] is unknown, known are username, password")
+            setattr(place, "sentinel_user" if key == "username" else "sentinel_password", item)
+    elif name == "CONNECTION_POOL_KWARGS":
         for key, item in dict(value or {}).items():
             _set(place, key, item, f"CONNECTION_POOL_KWARGS[{key!r}]")
     elif name in known:
@@ -150,7 +209,7 @@ def _option(place: Place, name: str, value: Any) -> None:
     else:
         raise SetUpError(
             f"Unknown option {name!r} for RedisStore, known are "
-            f"{', '.join(map(repr, [*known, 'CONNECTION_POOL_KWARGS']))}."
+            f"{', '.join(map(repr, [*known, *_OTHERS]))}."
         )
 
 
@@ -164,6 +223,8 @@ _NAMES = {
     "connect_timeout": "connect_timeout",
     "socket_connect_timeout": "connect_timeout",
     "on_error": "on_error",
+    "sentinel_user": "sentinel_user",
+    "sentinel_password": "sentinel_password",
 }
 
 

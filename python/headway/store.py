@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 from headway import _core
 from headway._core import MemoryStore
 from headway._redis_url import masked as _masked
-from headway._redis_url import parse, tls_context
+from headway._redis_topology import Cluster, Sentinels
+from headway._redis_url import SCHEMES, parse, tls_context
 from headway.exceptions import SetUpError
 
 __all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url", "shared_store"]
@@ -40,10 +41,12 @@ class RedisStore(_core.RedisStore):
     writes, tasks of asyncio one for each event loop. Nothing is connected before the first
     decision; a server that cannot answer raises `StoreUnavailableError`, or follows `on_error`.
 
-    server: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database, and options in the query:
+    server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,host:port/service`
+    or `redis+cluster://host:port,host:port`, with user, password and database, and options in the query:
     timeout and connect_timeout (seconds, 5 by default), client_name, on_error, and for TLS
     ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, ssl_context. options: those of
-    throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS.
+    throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS,
+    SENTINELS, SENTINEL_KWARGS, CLUSTER_NODES.
     on_error: what a decision is when the server cannot answer: "raise", "allow" or "deny".
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
     """
@@ -61,10 +64,25 @@ class RedisStore(_core.RedisStore):
             raise SetUpError(
                 f"Invalid server: {server!r}, must be a URL such as 'redis://localhost:6379/0'."
             )
-        place = parse(server or "redis://localhost:6379/0", options)
-        link = _core.Link(
-            place.host,
-            place.port,
+        self._place = place = parse(server or "redis://localhost:6379/0", options)
+        self._tls = tls_context(place)
+        topology: Cluster | Sentinels | None = None
+        first = (place.host, place.port)
+        if place.cluster:
+            first = place.nodes[0]
+            topology = Cluster(place.nodes)
+        elif place.service is not None:
+            first = ("127.0.0.1", 0)  # nobody: the sentinels are asked first
+            topology = Sentinels(place.service, place.nodes, self._sentinel_link)
+        super().__init__(
+            self._link_to(*first), place.url, on_error or place.on_error, topology
+        )
+
+    def _link_to(self, host: str, port: int) -> _core.Link:
+        place = self._place
+        return _core.Link(
+            host,
+            port,
             place.unix_path,
             place.user,
             place.password,
@@ -72,9 +90,23 @@ class RedisStore(_core.RedisStore):
             place.client_name,
             place.connect_timeout,
             place.timeout,
-            tls_context(place),
+            self._tls,
         )
-        super().__init__(link, place.url, on_error or place.on_error)
+
+    def _sentinel_link(self, host: str, port: int) -> _core.Link:
+        place = self._place
+        return _core.Link(
+            host,
+            port,
+            None,
+            place.sentinel_user,
+            place.sentinel_password,
+            0,
+            place.client_name,
+            min(place.connect_timeout, 1.0),
+            min(place.timeout, 1.0),
+            self._tls,
+        )
 
     def close(self) -> None:
         """Hang up. The next decision connects again."""
@@ -84,7 +116,7 @@ class RedisStore(_core.RedisStore):
         return f"RedisStore({self.server!r})"
 
 
-_LATER = ("redis+sentinel", "redis+cluster", "shm", "sqlite")
+_LATER = ("shm", "sqlite")
 
 
 _by_url: "WeakValueDictionary[str, RedisStore]" = WeakValueDictionary()
@@ -110,7 +142,7 @@ def from_url(url: str) -> MemoryStore | RedisStore:
 
         return Throttled().store
     scheme = url.partition("://")[0]
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in SCHEMES:
         return _shared_redis(url)
     if "://" in url and scheme in _LATER:
         raise SetUpError(

@@ -78,6 +78,10 @@ static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const 
             return REMOTE_FAILED;
         }
         Py_DECREF(link);
+        if (s->topology != NULL && clock_now() - s->refreshed > NS_PER_S) { /* where one has moved, others may have */
+            s->refreshed = clock_now();
+            return REMOTE_REFRESH;
+        }
     } else {
         r->asking = true;
         Py_XSETREF(r->link, link);

@@ -1,0 +1,134 @@
+"""Who serves: the primary that sentinels agree on, or the nodes of a cluster.
+
+A store asks when a request could not be sent, or when a server says that another serves. What
+is found is told to the store, which the compiled client then goes by.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headway._core import Link
+from headway.exceptions import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from headway.store import RedisStore
+
+__all__ = ["Cluster", "Sentinels"]
+
+Address = tuple[str, int]
+LEAST_INTERVAL = 0.05
+
+
+class _Topology:
+    """Looks at most every 50 ms, one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0.0
+
+    def refresh(self, store: "RedisStore") -> None:
+        """Find out who serves, and tell the store. Raises StoreUnavailableError."""
+        started = time.monotonic()
+        with self._lock:
+            if self._last > started:
+                return  # somebody has looked while we waited for the lock
+            pause = self._last + LEAST_INTERVAL - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            try:
+                self._look(store)
+            finally:
+                self._last = time.monotonic()
+
+    async def refresh_async(self, store: "RedisStore") -> None:
+        """As `refresh`; it happens seldom, so a thread of the loop's executor does it."""
+        await asyncio.get_running_loop().run_in_executor(None, self.refresh, store)
+
+    def _look(self, store: "RedisStore") -> None:
+        raise NotImplementedError
+
+
+class Sentinels(_Topology):
+    """Follows the primary of one service."""
+
+    def __init__(
+        self, service: str, sentinels: Sequence[Address], sentinel_link: Callable[..., Link]
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._sentinels = list(sentinels)
+        self._sentinel_link = sentinel_link
+        self._primary: Address | None = None
+
+    def _look(self, store: "RedisStore") -> None:
+        failures: list[str] = []
+        for address in list(self._sentinels):
+            try:
+                found = self._ask(address)
+                if found is None:
+                    failures.append(f"{address[0]}:{address[1]} does not know {self._service!r}")
+                    continue
+                link = store._link_to(*found)
+                role = _checked(link.execute("ROLE"))
+                if role[0] != b"master":
+                    failures.append(f"{found[0]}:{found[1]} is not the primary yet")
+                    continue
+            except StoreUnavailableError as error:
+                failures.append(str(error))
+                continue
+            # The next question goes to the sentinel that could answer this one.
+            self._sentinels.remove(address)
+            self._sentinels.insert(0, address)
+            self._primary = found
+            store._set_primary(link)
+            return
+        # No primary yet, or no sentinel: the caller asks again until its time is up.
+        self._failures = failures
+
+    def _ask(self, address: Address) -> Address | None:
+        reply = _checked(
+            self._sentinel_link(*address).execute(
+                "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
+            )
+        )
+        return None if reply is None else (reply[0].decode(), int(reply[1]))
+
+
+class Cluster(_Topology):
+    """Knows which node serves which slots."""
+
+    def __init__(self, nodes: Sequence[Address]) -> None:
+        super().__init__()
+        self._nodes = list(nodes)
+
+    def _look(self, store: "RedisStore") -> None:
+        for address in list(self._nodes):
+            try:
+                ranges = _checked(store._link_to(*address).execute("CLUSTER", "SLOTS"))
+            except StoreUnavailableError:
+                continue
+            if not ranges:
+                continue
+            known: list[Address] = []
+            for first, last, primary, *replicas in ranges:
+                host, port = _address(primary, address)
+                store._set_slots(first, last, host, port)
+                known += [(host, port), *(_address(replica, address) for replica in replicas)]
+            # Those that are gone may come back: they are asked last.
+            gone = [node for node in self._nodes if node not in known]
+            self._nodes = [*dict.fromkeys(known), *gone][:64]
+            return
+
+
+def _address(node: Any, asked: Address) -> Address:
+    host = node[0].decode() if node[0] else asked[0]
+    return host, int(node[1])
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, StoreUnavailableError):
+        raise reply
+    return reply
