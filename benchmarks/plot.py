@@ -88,6 +88,8 @@ def _panel(axes: Axes, section: Section, titled: bool) -> None:
     for place, value in zip(places, values, strict=True):
         axes.plot([value.low, value.high], [place, place], color="black", linewidth=1.2, zorder=3)
     ends = [value.high for value in values]
+    if section.limit is not None:  # the line of what was promised is always seen
+        ends.append(section.limit)
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xlim(smallest / 2, max(ends) * 2.2)

@@ -2,7 +2,7 @@
  *
  *   Call (call_type.c)         what `await t.limit()` awaits; decides at once, or makes
  *   TaskWait (task_wait.c)     a place in line that a task of asyncio sleeps on, as on a future
- *   Waker (waker.c)            one per event loop: keeps the time of all its TaskWaits by one timer, and completes them
+ *   Waker (waker.c)            one per event loop: keeps the time of all its TaskWaits by one timer (timer.c), and completes them
  *
  * The task yields the TaskWait itself; asyncio takes whatever has the methods of a future. That saves a future, its iterator and
  * a callback per waiter. */
@@ -48,6 +48,7 @@ typedef struct waker_object {
     struct module_state *module;
     PyObject *loop;        /* a weak reference */
     PyObject *handle;      /* a weak reference to the timer's handle, or NULL */
+    int timer;             /* a timerfd that the loop watches; -1: not yet, -2: it can't, and its own timers serve */
     PyObject *alarm;       /* borrowed: what the loop calls; it goes when the loop drops it */
     unsigned long thread;  /* where the loop was last seen running */
     struct lock lock;      /* guards what follows; no Python under it */
@@ -65,5 +66,12 @@ void waker_forget(WakerObject *w, TaskWaitObject *t);
 void waker_run(WakerObject *w);
 /* Takes the reference to `t` over. */
 void waker_enqueue(WakerObject *w, TaskWaitObject *t);
+
+/* ---- timer.c: an exact timer ---- */
+
+/* True: `callback` is called at the instant (INT64_MAX: never), each time anew. False: this loop needs its own timers; no exception. */
+bool timer_set(WakerObject *w, PyObject *loop, PyObject *callback, int64_t instant);
+void timer_heard(WakerObject *w);
+void timer_close(WakerObject *w);
 
 #endif

@@ -119,6 +119,15 @@ static int call_back(TaskWaitObject *t) {
     return 0;
 }
 
+/* Of those who were woken since the list was last emptied. */
+static bool is_first_woken(const TaskWaitObject *t) {
+    const TaskWaitObject *w = atomic_load(&t->module->woken);
+    while (w != NULL && w->next_woken != NULL) {
+        w = w->next_woken;
+    }
+    return w == t;
+}
+
 void task_wait_look(TaskWaitObject *t) {
     int64_t until;
     if (t->state != TASK_WAITING) {
@@ -130,7 +139,7 @@ void task_wait_look(TaskWaitObject *t) {
         }
         return;
     }
-    if (atomic_load(&t->queued)) { /* others of its line come first, and it comes after them */
+    if (atomic_load(&t->queued) && !is_first_woken(t)) { /* others of its line come first, and it comes after them */
         if (waker_keep(t->waker, t, INT64_MAX) < 0) {
             PyErr_Clear();
         }

@@ -1,8 +1,8 @@
 /* Waker: one per event loop of asyncio; see task.h.
  *
  * The loop knows the waker as one callable, the alarm, and calls it when the earliest waiter is due or when somebody was woken.
- * While anybody waits the loop always holds the alarm in a timer, if only a far one, and nobody else does: so the alarm dies
- * when the loop is closed, and those who waited leave their lines then and there. */
+ * While anybody waits the loop always holds the alarm, in a timer or by a descriptor that it watches, and nobody else does: so the alarm
+ * dies when the loop is closed, and those who waited leave their lines then and there. */
 #include "clock.h"
 #include "task.h"
 
@@ -85,6 +85,9 @@ static PyObject *alarm_of(WakerObject *w) {
 }
 
 static void disarm(WakerObject *w) {
+    if (w->timer >= 0) {
+        timer_set(w, NULL, NULL, INT64_MAX);
+    }
     if (w->handle != NULL) {
         PyObject *handle = weak_target(w->handle);
         Py_CLEAR(w->handle);
@@ -116,10 +119,10 @@ static int arm(WakerObject *w) {
     PyObject *alarm = alarm_of(w); /* held while it changes hands, lest it look as if the loop had dropped it */
     PyObject *loop = loop_of(w);
     int answer = alarm == NULL || loop == NULL ? -1 : 0;
-    if (answer == 0) {
+    if (answer == 0 && timer_set(w, loop, alarm, earliest)) {
+        w->armed = earliest;
+    } else if (answer == 0) {
         disarm(w);
-    }
-    if (answer == 0) {
         double delay = earliest == INT64_MAX ? FAR_S : (double)(earliest - clock_now()) / 1e9;
         delay = delay < 0 ? 0 : delay > FAR_S ? FAR_S : delay;
         PyObject *handle = PyObject_CallMethod(loop, "call_later", "dO", delay, alarm);
@@ -206,6 +209,7 @@ static TaskWaitObject *next_up(WakerObject *w, int64_t now) {
 }
 
 void waker_run(WakerObject *w) {
+    timer_heard(w);
     int64_t now = clock_now();
     w->thread = PyThread_get_thread_ident();
     w->running = true;
@@ -246,6 +250,7 @@ static void alarm_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     WakerObject *w = ((AlarmObject *)object)->waker;
     w->alarm = NULL;
+    timer_close(w);
     PyObject_Free(object);
     Py_DECREF(type);
     if (w->count > 0 || w->ready != NULL) {
@@ -280,6 +285,7 @@ WakerObject *waker_of(struct module_state *m, PyObject *loop) {
             w->module = m;
             w->armed = INT64_MAX;
             w->ready_end = &w->ready;
+            w->timer = -1;
             lock_init(&w->lock);
             w->loop = PyWeakref_NewRef(loop, NULL);
             PyObject_GC_Track(w);
@@ -357,6 +363,7 @@ static void waker_dealloc(PyObject *object) {
     WakerObject *w = (WakerObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    timer_close(w);
     Py_XDECREF(w->loop);
     Py_XDECREF(w->handle);
     PyMem_RawFree(w->heap);

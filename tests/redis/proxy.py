@@ -52,6 +52,7 @@ class Link:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client, self.server = client, server
+        self.tasks: list[asyncio.Future[None]] = []
         self.asked: deque[str] = deque()
         """The commands whose replies have not come yet."""
 
@@ -269,10 +270,10 @@ class Proxy:
         for link in self._links:
             link.client.transport.abort()
             link.server.transport.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+            for task in link.tasks:
+                task.cancel()
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=DEADLINE_S / 2)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusals:
@@ -297,18 +298,17 @@ class Proxy:
             asyncio.ensure_future(self._pass_on(link, REQUEST, asked)),
             asyncio.ensure_future(self._pass_on(link, REPLY, answered)),
         ]
-        reading = [
+        link.tasks = [
+            *passing,
             asyncio.ensure_future(self._read(REQUEST, reader, asked)),
             asyncio.ensure_future(self._read(REPLY, replies, answered)),
         ]
-        try:
-            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (*passing, *reading):
-                task.cancel()
-            await asyncio.gather(*passing, *reading, return_exceptions=True)
-            link.cut()
-            self._links.discard(link)
+        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        for task in link.tasks:
+            task.cancel()
+        await asyncio.gather(*link.tasks, return_exceptions=True)
+        link.cut()
+        self._links.discard(link)
 
     async def _read(self, side: str, reader: asyncio.StreamReader, queue: Queue) -> None:
         """Takes what comes, at once, so that a delay is the same for all, like a long wire's."""

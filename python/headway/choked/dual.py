@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from weakref import ref
 
 from headway import _core
-from headway._checks import text
+from headway._checks import LIMIT_MAX, text
 from headway._wrap import decorate
 from headway.choked.decorator import Definition, Waiting
 from headway.choked.estimators import Estimator, estimator
@@ -34,9 +34,10 @@ class _Ticket:
         self.tokens = tokens
 
     def settle(self, actual: int) -> None:
-        if not isinstance(actual, int) or isinstance(actual, bool) or actual < 0:
+        if not isinstance(actual, int) or isinstance(actual, bool) or not 0 <= actual <= LIMIT_MAX:
             raise ValueError(
-                f"Invalid actual: {actual!r}, must be the tokens the call took, an integer from 0."
+                f"Invalid actual: {actual!r}, must be the tokens that the call took, an integer "
+                f"from 0 to {LIMIT_MAX}."
             )
         surplus, self.tokens = self.tokens - actual, actual
         if surplus:

@@ -1,4 +1,4 @@
-"""`headway.asyncio.exceptions` under the name that throttled.md gives it: the same module object."""
+"""`headway.asyncio.exceptions` by throttled.md's own name: the same module object."""
 
 import sys
 from importlib import import_module
