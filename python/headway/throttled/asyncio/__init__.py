@@ -4,6 +4,34 @@ Its submodules are those of `headway.asyncio`, under this second name.
 """
 
 from headway.asyncio import *  # noqa: F403
-from headway.asyncio import __all__, __version__
 
-__all__ = [*__all__, "__version__"]
+__all__ = [
+    "BaseRateLimiter",
+    "BaseStore",
+    "Hook",
+    "HookContext",
+    "MemoryStore",
+    "Quota",
+    "Rate",
+    "RateLimitResult",
+    "RateLimitState",
+    "RateLimiterMeta",
+    "RateLimiterRegistry",
+    "RateLimiterType",
+    "RedisStore",
+    "Throttled",
+    "__version__",
+    "constants",
+    "exceptions",
+    "hooks",
+    "per_day",
+    "per_duration",
+    "per_hour",
+    "per_min",
+    "per_sec",
+    "per_week",
+    "rate_limiter",
+    "store",
+    "types",
+    "utils",
+]
