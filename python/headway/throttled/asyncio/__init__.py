@@ -3,7 +3,36 @@
 Its submodules are those of `headway.asyncio`, under this second name.
 """
 
-from headway.asyncio import *  # noqa: F403
+from headway.asyncio import (
+    BaseRateLimiter,
+    BaseStore,
+    Hook,
+    HookContext,
+    MemoryStore,
+    Quota,
+    Rate,
+    RateLimiterMeta,
+    RateLimiterRegistry,
+    RateLimiterType,
+    RateLimitResult,
+    RateLimitState,
+    RedisStore,
+    Throttled,
+    __version__,
+    constants,
+    exceptions,
+    hooks,
+    per_day,
+    per_duration,
+    per_hour,
+    per_min,
+    per_sec,
+    per_week,
+    rate_limiter,
+    store,
+    types,
+    utils,
+)
 
 __all__ = [
     "BaseRateLimiter",
