@@ -33,7 +33,15 @@ ROOT = Path(__file__).resolve().parent.parent
 LAST_LINE = ROOT / "build" / "last-test-line.txt"
 SANITIZERS = {"plain": "", "asan": "-fsanitize=address,undefined", "tsan": "-fsanitize=thread"}
 # tests/faults has what only later Pythons can run: an interpreter with a GIL of its own.
-FAST_FOLDERS = ("tests/api", "tests/properties", "tests/threads", "tests/faults")
+FAST_FOLDERS = (
+    "tests/api",
+    "tests/asyncio_waiting",
+    "tests/choked",
+    "tests/faults",
+    "tests/limiters",
+    "tests/properties",
+    "tests/threads",
+)
 C_PROGRAM_SECONDS = 300
 PYTEST_SECONDS = 900
 FAST_SECONDS = 300

@@ -145,7 +145,7 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->waker, waker_type_make(module), false) < 0 ||
         add_type(module, &m->alarm, alarm_type_make(module), false) < 0 ||
         add_type(module, &m->pool, pool_type_make(module), true) < 0 ||
-        add_type(module, &m->semaphore, semaphore_type_make(module), false) < 0 ||
+        add_type(module, &m->semaphore, semaphore_type_make(module), true) < 0 ||
         add_type(module, &m->sync_semaphore, sync_semaphore_type_make(module, m->semaphore), true) < 0 ||
         add_type(module, &m->async_semaphore, async_semaphore_type_make(module, m->semaphore), true) < 0 ||
         add_type(module, &m->thread_life, thread_life_type_make(module), false) < 0 ||

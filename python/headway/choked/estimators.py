@@ -71,7 +71,7 @@ def _fallback(library: str, error: Exception) -> Counter:
 @functools.cache
 def _tiktoken() -> Counter:
     try:
-        import tiktoken
+        import tiktoken  # pyright: ignore[reportMissingImports]
 
         encoding = tiktoken.encoding_for_model("gpt-4")
     except Exception as error:  # not installed, or its tables cannot be loaded
@@ -82,7 +82,7 @@ def _tiktoken() -> Counter:
 @functools.cache
 def _voyageai() -> Counter:
     try:
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
 
         tokenizer = Tokenizer.from_pretrained("voyageai/voyage-3.5")
     except Exception as error:  # likewise

@@ -18,12 +18,10 @@ __all__ = ["AsyncSemaphore", "SyncSemaphore"]
 CAPACITY_MAX = 10**9
 
 
-class _Permits:
+class _Permits(_core.Semaphore):
     """What both kinds share: making, and what they tell of themselves."""
 
-    _pool: _core.Pool
-    max_sleep: float
-    expiry: float
+    __slots__: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
