@@ -2,8 +2,8 @@
 
     python3 scripts/bootstrap.py .venv
 
-Runs under the Python that the environment is for. What is missing (a C compiler, Python.h, the venv
-module) is installed with apt-get, through sudo where not root. Nothing is asked of apt when nothing
+Runs under the Python that the environment is for. What is missing (a C compiler, Python.h, hiredis,
+the venv module) is installed with apt-get, through sudo where not root. Nothing is asked of apt when nothing
 is missing, so a machine without network or without apt works as long as it has the three. Standard
 library only.
 
@@ -37,9 +37,19 @@ def missing() -> dict[str, str]:
     headers = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     if not any((Path(d) / "Python.h").exists() for d in headers):
         lacking[f"the headers of Python {VERSION} (Python.h)"] = f"python{VERSION}-dev"
+    if os.environ.get("HEADWAY_WITHOUT_REDIS", "") in ("", "0") and not has_hiredis():
+        lacking["hiredis, which speaks to Redis"] = "libhiredis-dev"
     if find_spec("venv") is None or find_spec("ensurepip") is None:
         lacking[f"the venv module of Python {VERSION}"] = f"python{VERSION}-venv"
     return lacking
+
+
+def has_hiredis() -> bool:
+    places = ("/usr/include", "/usr/local/include", "/opt/homebrew/include")
+    if any((Path(place) / "hiredis" / "hiredis.h").exists() for place in places):
+        return True
+    tool = shutil.which("pkg-config")
+    return tool is not None and subprocess.run([tool, "--exists", "hiredis"]).returncode == 0
 
 
 def apt_install(packages: list[str]) -> None:

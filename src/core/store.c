@@ -55,7 +55,7 @@ static void decide_one(struct store *s, const struct plan *p, const struct table
 /* Of several rules the tightest speaks: denied, the one with the longest wait; admitted, the one with the fewest remaining,
  * then the longest reset. */
 void plan_choose_tightest(const struct plan *p, const struct state *states, int64_t denied_cost, int64_t now,
-                            struct outcome *out) {
+                          struct outcome *out) {
     struct decision best = {0}, d;
     for (int i = 0; i < p->count; i++) {
         int64_t cost = rule_cost(&p->rules[i], denied_cost);

@@ -3,35 +3,9 @@
  * It decides when it is first resumed, and mostly is done by that: it answers through the send slot, and the event loop learns
  * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
  * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
-#include "clock.h"
-#include "loop_link.h"
-#include "remote.h"
-#include "task.h"
+#include "call_type.h"
 
 #define FREE_CALLS 64
-
-enum call_kind { CALL_LIMIT, CALL_ENTER, CALL_PEEK, CALL_RESET, CALL_PERMIT };
-enum call_phase { CALL_FRESH, CALL_RUNNING, CALL_WAITING, CALL_DONE };
-
-typedef struct call_object {
-    PyObject_HEAD
-    PyObject *owner;      /* a Limiter or a Semaphore; in the free list, the next */
-    PyObject *key;        /* NULL for a permit */
-    TaskWaitObject *wait; /* while waiting */
-    PyObject *inner;      /* where another library's event loop runs: the coroutine that waits there */
-    struct distant *distant; /* where the store is on a server */
-    int64_t cost, timeout_ns;
-    uint8_t kind, phase;
-    bool tracked;
-} CallObject;
-
-/* How far a call to a server has come. */
-struct distant {
-    struct remote remote;
-    PyObject *key_owner; /* whose bytes the key has, or NULL */
-    int64_t start;
-    bool reserved; /* it is admitted, and waits for its instant */
-};
 
 static struct module_state *state_of_call(CallObject *c) {
     return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module : ((LimiterObject *)c->owner)->module;
@@ -119,8 +93,7 @@ PyObject *call_permit(SemaphoreObject *s) {
 
 /* ---- deciding ---- */
 
-/* What a decision becomes: the result, None, or an exception. Takes the result over, which may be NULL. */
-static PyObject *conclude(CallObject *c, PyObject *result) {
+PyObject *call_conclude(CallObject *c, PyObject *result) {
     LimiterObject *t = (LimiterObject *)c->owner;
     if (result != NULL && c->kind == CALL_ENTER) {
         if (((ResultObject *)result)->limited) {
@@ -154,11 +127,12 @@ static PyObject *take(CallObject *c) {
     }
     LimiterObject *t = (LimiterObject *)c->owner;
     const struct outcome *out = &w->wait.store.outcome;
-    return limiter_check_outcome(t, out) < 0 ? NULL : conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
+    return limiter_check_outcome(t, out) < 0 ? NULL
+                                             : call_conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
 }
 
 /* The loop's wait, or that of another library: a coroutine of headway._trio that waits for c->wait. */
-static PySendResult sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result) {
+PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result) {
     if (!c->tracked) {
         c->tracked = true;
         PyObject_GC_Track(c);
@@ -235,7 +209,7 @@ static PySendResult wait_for_slot(CallObject *c, PlanObject *plan, const struct 
             *result = take(c);
             end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
         } else {
-            end = sleep_on(c, loop, until, result);
+            end = call_sleep_on(c, loop, until, result);
         }
         wait_flush(m);
     }
@@ -246,7 +220,7 @@ static PySendResult wait_for_slot(CallObject *c, PlanObject *plan, const struct 
 static PySendResult start_limit(CallObject *c, PyObject **result) {
     LimiterObject *t = (LimiterObject *)c->owner;
     if (c->timeout_ns < 0 || c->cost == 0) {
-        *result = conclude(c, limiter_decide(t, c->key, c->cost, -1));
+        *result = call_conclude(c, limiter_decide(t, c->key, c->cost, -1));
         return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
     }
     struct table_key key;
@@ -263,7 +237,7 @@ static PySendResult start_limit(CallObject *c, PyObject **result) {
         if (out.kind == OUTCOME_DENIED) {
             end = wait_for_slot(c, plan, &key, owned != NULL ? owned : c->key, result);
         } else if (limiter_check_outcome(t, &out) == 0) {
-            *result = conclude(c, result_new(t->module, plan, &out));
+            *result = call_conclude(c, result_new(t->module, plan, &out));
             end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
         }
     }
@@ -296,7 +270,7 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
                 *result = take(c);
                 end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
             } else if (held == 0) {
-                end = sleep_on(c, loop, until, result);
+                end = call_sleep_on(c, loop, until, result);
             }
         }
         wait_flush(m);
@@ -304,198 +278,6 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
     }
     Py_DECREF(holder);
     return end;
-}
-
-/* ---- on a server ---- */
-
-static PySendResult distant_sleep(CallObject *c, int64_t instant_ns, struct redis_request *request, PyObject **result) {
-    struct module_state *m = ((LimiterObject *)c->owner)->module;
-    PyObject *loop = running_loop(m);
-    LoopLinkObject *link = NULL;
-    PySendResult end = PYGEN_ERROR;
-    int64_t until = instant_ns;
-    if (loop == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_RuntimeError, "RedisStore is awaited in an event loop of asyncio.");
-        }
-        goto done;
-    }
-    if (c->wait != NULL) {
-        task_wait_give_up(c->wait);
-        Py_CLEAR(c->wait);
-    }
-    c->wait = task_wait_new(m, c->owner, NULL, NULL, loop);
-    if (c->wait == NULL) {
-        goto done;
-    }
-    if (request == NULL) {
-        wait_begin_instant(&c->wait->wait, instant_ns, &until);
-    } else {
-        link = loop_link_of(c->distant->remote.link, loop);
-        if (link == NULL) {
-            goto done;
-        }
-        int begun = wait_begin_reply(c->wait, link, request, &until);
-        request = NULL;
-        if (begun < 0) {
-            goto done;
-        }
-    }
-    c->wait->begun = true;
-    end = sleep_on(c, loop, until, result);
-done:
-    if (request != NULL) {
-        request_free(request);
-    }
-    Py_XDECREF(link);
-    Py_XDECREF(loop);
-    return end;
-}
-
-static int64_t distant_rest(const CallObject *c) {
-    if (c->timeout_ns < 0 || c->timeout_ns == INT64_MAX) {
-        return c->timeout_ns;
-    }
-    int64_t rest = c->timeout_ns - (clock_now() - c->distant->start);
-    return rest > 0 ? rest : 0;
-}
-
-static bool reserves(const CallObject *c) {
-    enum algorithm_id algorithm = c->distant->remote.plan->plan->algorithm;
-    return c->timeout_ns > 0 && algorithm != FIXED_WINDOW && algorithm != SLIDING_WINDOW;
-}
-
-static PySendResult distant_ask(CallObject *c, PyObject **result) {
-    struct remote *r = &c->distant->remote;
-    r->most_wait_ns = reserves(c) ? distant_rest(c) : 0;
-    struct redis_request *request = remote_request(((LimiterObject *)c->owner)->redis, r);
-    return request == NULL ? PYGEN_ERROR : distant_sleep(c, 0, request, result);
-}
-
-static PySendResult distant_conclude(CallObject *c, PyObject **result) {
-    struct remote *r = &c->distant->remote;
-    LimiterObject *t = (LimiterObject *)c->owner;
-    c->distant->reserved = false;
-    if (c->kind == CALL_PEEK) {
-        struct decision d;
-        algorithm_report(t->algorithm, &r->out.state, &r->plan->plan->rules[r->out.rule].quota, 0, r->out.now, &d);
-        *result = state_new(t->module, &d);
-    } else if (c->kind == CALL_RESET) {
-        *result = Py_NewRef(Py_None);
-    } else {
-        *result = conclude(c, result_new(t->module, r->plan, &r->out));
-    }
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-}
-
-/* Awaits the topology's coroutine; call_send goes on with distant_ask. */
-static PySendResult distant_refresh(CallObject *c, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    c->inner = PyObject_CallMethod(t->redis->topology, "refresh_async", "O", (PyObject *)t->redis);
-    if (c->inner == NULL) {
-        return PYGEN_ERROR;
-    }
-    PySendResult end = PyIter_Send(c->inner, Py_None, result);
-    if (end == PYGEN_RETURN) {
-        Py_CLEAR(*result);
-        Py_CLEAR(c->inner);
-        return distant_ask(c, result);
-    }
-    c->phase = CALL_WAITING;
-    return end;
-}
-
-static PySendResult distant_decided(CallObject *c, PyObject **result) {
-    struct distant *d = c->distant;
-    struct outcome *out = &d->remote.out;
-    LimiterObject *t = (LimiterObject *)c->owner;
-    if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
-        return distant_conclude(c, result);
-    }
-    if (out->kind == OUTCOME_ADMITTED) {
-        int64_t wait = out->wait_ns;
-        out->wait_ns = -1;
-        d->reserved = wait > 0;
-        return wait > 0 ? distant_sleep(c, clock_now() + wait, NULL, result) : distant_conclude(c, result);
-    }
-    struct decision told;
-    algorithm_report(t->algorithm, &out->state, &d->remote.plan->plan->rules[out->rule].quota, out->denied_cost,
-                     out->now, &told);
-    if (reserves(c) || told.retry_after_ns > distant_rest(c)) {
-        return distant_conclude(c, result);
-    }
-    d->remote.give_up = 0;
-    d->remote.tries = 0;
-    return distant_sleep(c, clock_now() + told.retry_after_ns, NULL, result);
-}
-
-/* The wait is over: what the server said decides how it goes on. */
-static PySendResult distant_go_on(CallObject *c, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    struct remote *r = &c->distant->remote;
-    if (c->wait->wait.kind == WAIT_INSTANT) {
-        return c->distant->reserved ? distant_conclude(c, result) : distant_ask(c, result);
-    }
-    switch (remote_next(t->redis, r, c->wait->wait.reply.request)) {
-    case REMOTE_DONE:
-        return distant_decided(c, result);
-    case REMOTE_AGAIN:
-        return distant_ask(c, result);
-    case REMOTE_PAUSE:
-        return distant_sleep(c, clock_now() + REMOTE_PAUSE_NS, NULL, result);
-    case REMOTE_REFRESH:
-        return distant_refresh(c, result);
-    case REMOTE_FAILED:
-        break;
-    }
-    if (c->kind >= CALL_PEEK || redis_store_follow_policy(t->redis, r->plan, c->cost, &r->out) < 0) {
-        return PYGEN_ERROR;
-    }
-    return distant_conclude(c, result);
-}
-
-static PySendResult distant_start(CallObject *c, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    struct distant *d = c->distant = PyMem_Calloc(1, sizeof *d);
-    if (d == NULL) {
-        PyErr_NoMemory();
-        return PYGEN_ERROR;
-    }
-    d->start = clock_now();
-    d->remote.kind = c->kind == CALL_RESET ? REMOTE_RESET : REMOTE_LIMIT;
-    if (c->kind >= CALL_PEEK) {
-        c->cost = 0;
-        c->timeout_ns = -1;
-    }
-    d->remote.cost = c->cost;
-    if (key_from_object(t->module, c->key, &d->remote.key, &d->key_owner) < 0) {
-        return PYGEN_ERROR;
-    }
-    d->remote.plan = limiter_plan(t, c->key);
-    return d->remote.plan == NULL ? PYGEN_ERROR : distant_ask(c, result);
-}
-
-/* What was reserved and is not wanted goes back, without waiting for an answer. */
-static void distant_finish(CallObject *c) {
-    struct distant *d = c->distant;
-    struct remote *r = &d->remote;
-    c->distant = NULL;
-    PyObject *loop = d->reserved && r->link != NULL ? running_loop(r->link->module) : NULL;
-    LoopLinkObject *link = loop == NULL ? NULL : loop_link_of(r->link, loop);
-    for (int i = 0; link != NULL && i < r->plan->plan->count; i++) {
-        struct redis_request *request = scripts_settle(r->plan->plan, i, r->plan->names, &r->key,
-                                                       rule_cost(&r->plan->plan->rules[i], c->cost), true);
-        if (request != NULL) {
-            loop_link_tell(link, request);
-        }
-    }
-    PyErr_Clear();
-    Py_XDECREF(loop);
-    Py_XDECREF(link);
-    remote_clear(r);
-    Py_XDECREF(r->plan);
-    Py_XDECREF(d->key_owner);
-    PyMem_Free(d);
 }
 
 static PySendResult start(CallObject *c, PyObject **result) {

@@ -51,7 +51,10 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         return Py_NewRef(store);
     }
     if (!PyUnicode_Check(store)) {
-        PyErr_Format(m->setup_error, "Invalid store: %R, must be a MemoryStore, a RedisStore, or a URL such as 'redis://localhost:6379/0'.", store);
+        PyErr_Format(
+            m->setup_error,
+            "Invalid store: %R, must be a MemoryStore, a RedisStore, or a URL such as 'redis://localhost:6379/0'.",
+            store);
         return NULL;
     }
     PyObject *module = PyImport_ImportModule("headway.store");

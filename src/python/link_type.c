@@ -63,9 +63,9 @@ int link_object_call(LinkObject *self, struct redis_request *r) {
 
 const char *fault_name(enum connection_fault fault) {
     static const char *const names[] = {
-        [FAULT_NONE] = "none",         [FAULT_ADDRESS] = "address",   [FAULT_CONNECT] = "connect",
-        [FAULT_TIMEOUT] = "timeout",   [FAULT_LOGIN] = "login",       [FAULT_DATABASE] = "database",
-        [FAULT_PROTOCOL] = "protocol", [FAULT_TLS] = "tls",           [FAULT_CLOSED] = "closed",
+        [FAULT_NONE] = "none",         [FAULT_ADDRESS] = "address", [FAULT_CONNECT] = "connect",
+        [FAULT_TIMEOUT] = "timeout",   [FAULT_LOGIN] = "login",     [FAULT_DATABASE] = "database",
+        [FAULT_PROTOCOL] = "protocol", [FAULT_TLS] = "tls",         [FAULT_CLOSED] = "closed",
         [FAULT_MEMORY] = "memory",
     };
     return names[fault];
@@ -170,9 +170,6 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
 
 /* ---- life ---- */
 
-static void fork_nothing(struct fork_owner *o) {
-    (void)o;
-}
 static void fork_take(struct fork_owner *o) {
     lock_acquire(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link.lock);
 }
@@ -203,14 +200,21 @@ static int copy_text(PyObject *text, char **copy) {
 }
 
 static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"host", "port", "unix_path", "user", "password", "database", "client_name",
-                            "connect_timeout", "timeout", "tls", NULL};
+    static char *names[] = {"host",     "port",     "unix_path",   "user",
+                            "password", "database", "client_name", "connect_timeout",
+                            "timeout",  "tls",      NULL};
     PyObject *host = Py_None, *unix_path = Py_None, *user = Py_None, *password = Py_None, *name = Py_None;
     int port = 6379, database = 0;
+#ifdef HEADWAY_WITHOUT_REDIS
+    PyErr_SetString(state_of_type(type)->setup_error,
+                    "This headway was built without Redis (HEADWAY_WITHOUT_REDIS=1): build it with hiredis, or use "
+                    "MemoryStore().");
+    return NULL;
+#endif
     PyObject *tls = Py_None;
     double connect_timeout = 5, timeout = 5;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OiOOOiOddO:Link", names, &host, &port, &unix_path, &user, &password,
-                                     &database, &name, &connect_timeout, &timeout, &tls)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OiOOOiOddO:Link", names, &host, &port, &unix_path, &user,
+                                     &password, &database, &name, &connect_timeout, &timeout, &tls)) {
         return NULL;
     }
     LinkObject *self = (LinkObject *)type->tp_alloc(type, 0);
@@ -237,9 +241,9 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     if (tls != Py_None) {
         tls_init(&self->tls, tls, host);
     }
-    link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL, (int64_t)(timeout * 1e9));
+    link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL,
+              (int64_t)(timeout * 1e9));
     self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
-    (void)fork_nothing;
     fork_register(&self->fork);
     self->module = state_of_type(type);
     self->ready = true;

@@ -95,7 +95,8 @@ int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObje
     r->waker = t;
     if (!self->scheduled) {
         PyObject *loop = weak_target(self->loop);
-        PyObject *handle = loop == NULL ? NULL : PyObject_CallMethod(loop, "call_soon", "OO", (PyObject *)self, Py_True);
+        PyObject *handle =
+            loop == NULL ? NULL : PyObject_CallMethod(loop, "call_soon", "OO", (PyObject *)self, Py_True);
         Py_XDECREF(loop);
         if (handle == NULL) {
             return -1;

@@ -8,13 +8,13 @@
 typedef struct loop_link_object {
     PyObject_HEAD
     struct module_state *module;
-    LinkObject *of;  /* whose address it has */
-    PyObject *loop;  /* a weak reference */
+    LinkObject *of; /* whose address it has */
+    PyObject *loop; /* a weak reference */
     struct link link;
     struct tls tls;
-    int fd;          /* what the loop watches; -1: nothing */
-    short events;    /* for what */
-    bool scheduled;  /* the loop will call in this turn */
+    int fd;         /* what the loop watches; -1: nothing */
+    short events;   /* for what */
+    bool scheduled; /* the loop will call in this turn */
 } LoopLinkObject;
 
 /* The one for this loop, made when new: a new reference. */

@@ -175,9 +175,9 @@ static int module_exec(PyObject *module) {
     do_it(m->clock);                                                                                                   \
     do_it(m->store);                                                                                                   \
     do_it(m->plan);                                                                                                    \
-    do_it(m->link);    \
-    do_it(m->redis_store);    \
-    do_it(m->loop_link);    \
+    do_it(m->link);                                                                                                    \
+    do_it(m->redis_store);                                                                                             \
+    do_it(m->loop_link);                                                                                               \
     do_it(m->limiter);                                                                                                 \
     do_it(m->async_throttled);                                                                                         \
     do_it(m->call);                                                                                                    \

@@ -104,14 +104,14 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     struct module_state *module;
-    PlanObject *plan;     /* NULL when the quota is a callable */
-    PyObject *place;      /* the store that the user sees; NULL before __init__ */
-    StoreObject *store;   /* borrowed from `place`: in memory */
+    PlanObject *plan;                 /* NULL when the quota is a callable */
+    PyObject *place;                  /* the store that the user sees; NULL before __init__ */
+    StoreObject *store;               /* borrowed from `place`: in memory */
     struct redis_store_object *redis; /* or this, likewise */
-    PyObject *key;   /* str, bytes, callable or None */
-    PyObject *quota; /* Quota, tuple of Quota, or callable */
-    PyObject *cost;  /* int or callable */
-    PyObject *hooks; /* tuple; NULL when empty */
+    PyObject *key;                    /* str, bytes, callable or None */
+    PyObject *quota;                  /* Quota, tuple of Quota, or callable */
+    PyObject *cost;                   /* int or callable */
+    PyObject *hooks;                  /* tuple; NULL when empty */
     PyObject *prefix;
     PyObject *plans; /* answers of a quota callable -> Plan */
     double timeout;

@@ -11,11 +11,11 @@ typedef struct redis_store_object {
     PyObject_HEAD
     PyObject *weakrefs;
     LinkObject *link;
-    PyObject *server; /* the URL as it may be shown */
-    PyObject *topology;  /* finds out who serves; NULL for one server */
-    PyObject *nodes;     /* of a cluster: "host:port" -> Link */
-    int64_t refreshed;   /* when a redirect last made the topology look; an instant */
-    LinkObject **slots;  /* of a cluster: 16384, borrowed from `nodes` */
+    PyObject *server;   /* the URL as it may be shown */
+    PyObject *topology; /* finds out who serves; NULL for one server */
+    PyObject *nodes;    /* of a cluster: "host:port" -> Link */
+    int64_t refreshed;  /* when a redirect last made the topology look; an instant */
+    LinkObject **slots; /* of a cluster: 16384, borrowed from `nodes` */
     enum on_error on_error;
     bool failing;     /* said so in the log */
     int64_t failures; /* decisions that on_error took */

@@ -70,7 +70,8 @@ bool redis_append_number(struct redis_buffer *b, int64_t value) {
 
 void connection_init(struct redis_connection *c, const struct redis_address *address, const struct redis_stream *stream,
                      void *owner, bool (*on_reply)(void *owner, redisReply *reply)) {
-    *c = (struct redis_connection){.address = address, .stream = stream, .fd = -1, .owner = owner, .on_reply = on_reply};
+    *c =
+        (struct redis_connection){.address = address, .stream = stream, .fd = -1, .owner = owner, .on_reply = on_reply};
 }
 
 static void drop(struct redis_connection *c) {
@@ -390,9 +391,7 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
 }
 
 bool connection_write(struct redis_connection *c, int64_t now) {
-    return c->state == CONNECTION_CLOSED   ? false
-           : c->state == CONNECTION_READY ? write_out(c, now)
-                                           : true;
+    return c->state == CONNECTION_CLOSED ? false : c->state == CONNECTION_READY ? write_out(c, now) : true;
 }
 
 bool connection_is_stale(struct redis_connection *c) {

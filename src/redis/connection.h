@@ -33,7 +33,7 @@ struct redis_stream {
     ssize_t (*write)(void *context, int fd, const char *bytes, size_t length);
     /* A new socket: start afresh. False: see error. */
     bool (*open)(void *context, int fd);
-    bool (*wants_write)(void *context); /* it has bytes that the socket would not take */
+    bool (*wants_write)(void *context);  /* it has bytes that the socket would not take */
     const char *(*error)(void *context); /* what EPROTO was about */
 };
 

@@ -25,7 +25,7 @@ struct redis_request {
     int64_t deadline; /* an instant */
     enum request_end end;
     int tries;
-    int skip; /* replies that come before the one that counts */
+    int skip;       /* replies that come before the one that counts */
     bool abandoned; /* nobody waits for it any more; the link frees it */
     bool drive;     /* its caller is to drive */
     enum connection_fault fault;

@@ -20,8 +20,8 @@ struct script {
 
 static const struct script gcra = {LUA_GCRA, LUA_GCRA_SHA, sizeof LUA_GCRA - 1, 6, 2};
 static const struct script fixed_window = {LUA_FIXED_WINDOW, LUA_FIXED_WINDOW_SHA, sizeof LUA_FIXED_WINDOW - 1, 3, 2};
-static const struct script sliding_window = {LUA_SLIDING_WINDOW, LUA_SLIDING_WINDOW_SHA,
-                                             sizeof LUA_SLIDING_WINDOW - 1, 3, 3};
+static const struct script sliding_window = {LUA_SLIDING_WINDOW, LUA_SLIDING_WINDOW_SHA, sizeof LUA_SLIDING_WINDOW - 1,
+                                             3, 3};
 static const struct script settle = {LUA_SETTLE, LUA_SETTLE_SHA, sizeof LUA_SETTLE - 1, 4, 2};
 
 static const struct script *script_of(enum algorithm_id algorithm) {
@@ -42,7 +42,8 @@ bool scripts_can_hold(const struct plan *p, struct quota_error *error) {
         bool bucket = script_of(p->algorithm) == &gcra;
         if (bucket && (wide)q->burst * (q->period_ns / 1000) / q->limit >= SPAN_US_MAX) {
             snprintf(error->text, sizeof error->text,
-                     "Invalid quota: a burst of %" PRId64 " takes more than 142 years to fill, which Redis cannot hold; "
+                     "Invalid quota: a burst of %" PRId64
+                     " takes more than 142 years to fill, which Redis cannot hold; "
                      "must be less.",
                      q->burst);
             return false;

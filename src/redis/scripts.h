@@ -28,8 +28,7 @@ struct redis_request *scripts_limit(const struct plan *p, const struct redis_nam
 /* Gives back or (negative) charges under one rule; p is of a bucket algorithm. */
 struct redis_request *scripts_settle(const struct plan *p, int rule, const struct redis_names *names,
                                      const struct table_key *key, int64_t surplus, bool whole);
-struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
-                                    const struct table_key *key);
+struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names, const struct table_key *key);
 
 /* Reads the reply to scripts_limit. False: it is not such a reply. `never`: it was asked with cost 0, since the cost never fits. When
  * admitted, out->wait_ns is how long the caller has to wait for what was reserved; -1 for not at all. */

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "src/core").glob("*.[ch]"))
+REDIS = sorted((ROOT / "src/redis").glob("*.[ch]"))
 BINDING = sorted((ROOT / "src/python").glob("*.[ch]"))
 PACKAGE = sorted((ROOT / "python/headway").rglob("*.py"))
 
@@ -31,6 +32,15 @@ def test_the_binding_reaches_down_by_public_headers(path: Path) -> None:
     assert not includes(path) & private
 
 
+@pytest.mark.parametrize("path", REDIS, ids=lambda path: path.name)
+def test_the_redis_room_stands_on_the_core_and_knows_no_python(path: Path) -> None:
+    known = {other.name for other in [*CORE, *REDIS]} | {"lua_scripts.h"}
+    for name in includes(path):
+        assert name in known or not (ROOT / "src/python" / name).exists(), name
+        assert name != "store_lines.h"
+    assert not re.search(r"\bPy[A-Z_]", path.read_text())
+
+
 def test_no_core_header_includes_in_a_circle() -> None:
     graph = {path.name: includes(path) for path in CORE if path.suffix == ".h"}
 
@@ -51,7 +61,7 @@ def test_only_the_binding_knows_python() -> None:
 
 def test_every_file_of_the_core_is_on_the_page() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text()
-    for stem in {path.stem for path in CORE}:
+    for stem in {path.stem for path in [*CORE, *REDIS]}:
         assert f"`{stem}`" in page or f"`{stem}.h`" in page, stem
 
 

@@ -1,0 +1,35 @@
+/* A call that is awaited, and what its two halves share: call_type.c decides in this process, distant.c on a server. */
+#ifndef HEADWAY_CALL_TYPE_H
+#define HEADWAY_CALL_TYPE_H
+
+#include "task.h"
+
+enum call_kind { CALL_LIMIT, CALL_ENTER, CALL_PEEK, CALL_RESET, CALL_PERMIT };
+enum call_phase { CALL_FRESH, CALL_RUNNING, CALL_WAITING, CALL_DONE };
+
+typedef struct call_object {
+    PyObject_HEAD
+    PyObject *owner;         /* a Limiter or a Semaphore; in the free list, the next */
+    PyObject *key;           /* NULL for a permit */
+    TaskWaitObject *wait;    /* while waiting */
+    PyObject *inner;         /* where another library's event loop runs: the coroutine that waits there */
+    struct distant *distant; /* where the store is on a server */
+    int64_t cost, timeout_ns;
+    uint8_t kind, phase;
+    bool tracked;
+} CallObject;
+
+/* What a decision becomes: the result, None, or an exception. Takes the result over, which may be NULL. */
+PyObject *call_conclude(CallObject *c, PyObject *result);
+/* Sleeps on c->wait, which has begun. `loop` NULL: in another library's event loop. */
+PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result);
+
+/* ---- distant.c ---- */
+
+/* The first step; the next, when c->wait is over or (c->inner) a coroutine that was awaited; and the end, however it came. */
+PySendResult distant_start(CallObject *c, PyObject **result);
+PySendResult distant_go_on(CallObject *c, PyObject **result);
+PySendResult distant_ask(CallObject *c, PyObject **result);
+void distant_finish(CallObject *c);
+
+#endif
