@@ -62,7 +62,7 @@ def span(rule: Rule, cost: int) -> tuple[int, int]:
 def arguments(family: str, rule: Rule, cost: int) -> list[int]:
     """What the script of this family is told of one rule."""
     if family == "gcra":
-        return [rule.limit, *span(rule, cost), *span(rule, rule.burst)]
+        return [rule.limit, *span(rule, cost), *span(rule, rule.burst), 0]  # reserves nothing
     return [rule.limit, rule.period_ns // 1000, cost]
 
 
