@@ -1,7 +1,10 @@
 """Types of the compiled module: everything in it is re-exported by the public modules."""
 
+from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import Context
 from datetime import timedelta
+from ssl import SSLContext
 from types import CellType, CodeType, TracebackType
 from typing import Any, Final, Generic, ParamSpec, TypeVar, final
 
@@ -116,6 +119,41 @@ class MemoryStore:
     def clear(self) -> None: ...
     def __len__(self) -> int: ...
 
+@final
+class Link:
+    def __new__(
+        cls,
+        host: str | None = None,
+        port: int = 6379,
+        unix_path: str | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        database: int = 0,
+        client_name: str | None = None,
+        connect_timeout: float = 5,
+        timeout: float = 5,
+        tls: SSLContext | None = None,
+    ) -> Self: ...
+    @property
+    def opened(self) -> int: ...
+    def execute(self, *words: str | bytes | int) -> Any: ...
+    def close(self) -> None: ...
+
+class RedisStore:
+    TYPE: str
+    def __init__(
+        self, link: Link, server: str, on_error: str = "raise", topology: object = None
+    ) -> None: ...
+    @property
+    def server(self) -> str: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def _link(self) -> Link: ...
+    def _link_to(self, host: str, port: int) -> Link: ...
+    def _set_slots(self, first: int, last: int, host: str, port: int, /) -> None: ...
+    def _set_primary(self, link: Link, /) -> None: ...
+
 class Limiter:
     _silent: bool
     def __init__(
@@ -124,7 +162,7 @@ class Limiter:
         timeout: float | None = None,
         using: str | RateLimiterType | None = None,
         quota: QuotaLike | Callable[[Any], QuotaLike] | None = None,
-        store: MemoryStore | str | None = None,
+        store: MemoryStore | RedisStore | str | None = None,
         cost: int | Callable[..., int] = 1,
         hooks: Sequence[Hook] | Sequence[AsyncHook] | None = None,
         key_prefix: str | None = None,
@@ -138,7 +176,7 @@ class Limiter:
     @property
     def quota(self) -> Quota | tuple[Quota, ...] | Callable[[Any], QuotaLike]: ...
     @property
-    def store(self) -> MemoryStore: ...
+    def store(self) -> MemoryStore | RedisStore: ...
     @property
     def cost(self) -> int | Callable[..., int]: ...
     @property
@@ -237,6 +275,16 @@ class AsyncSemaphore(Semaphore):
 
 @final
 class TaskWait:
+    _asyncio_future_blocking: bool
+    def add_done_callback(
+        self, fn: Callable[[TaskWait], object], *, context: Context | None = None
+    ) -> None: ...
+    def remove_done_callback(self, fn: Callable[[TaskWait], object], /) -> int: ...
+    def cancel(self, msg: object = None) -> bool: ...
+    def result(self) -> None: ...
+    def done(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def get_loop(self) -> AbstractEventLoop | None: ...
     def _check(self) -> float | None: ...
     def _on_wake(self, callback: Callable[[], object] | None, /) -> None: ...
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from headway._core import MemoryStore
+from headway.types import AnyStore
 
 __all__ = ["Defined", "caller", "define"]
 
@@ -25,13 +25,13 @@ class Defined(Protocol):
 
 _D = TypeVar("_D", bound=Defined)
 _lock = threading.Lock()
-_stores: "WeakKeyDictionary[MemoryStore, WeakValueDictionary[tuple[str, str], Any]]" = (
+_stores: "WeakKeyDictionary[AnyStore, WeakValueDictionary[tuple[str, str], Any]]" = (
     WeakKeyDictionary()
 )
 
 
 def define(
-    store: MemoryStore,
+    store: AnyStore,
     family: str,
     name: str,
     params: Mapping[str, Any],

@@ -100,11 +100,15 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
     if scheme == "unix":
         place.unix_path = unquote(parts.path)
         if not place.unix_path:
-            raise _bad(place, "a unix:// URL needs the path of the socket, as unix:///run/redis.sock")
+            raise _bad(
+                place, "a unix:// URL needs the path of the socket, as unix:///run/redis.sock"
+            )
     elif scheme == "redis+sentinel":
         place.service, _, path = path.partition("/")
         if not place.service:
-            raise _bad(place, "the name of the service is missing, as redis+sentinel://host/mymaster/0")
+            raise _bad(
+                place, "the name of the service is missing, as redis+sentinel://host/mymaster/0"
+            )
     else:
         place.host, place.port = parts.hostname or "localhost", port
     if path and scheme != "unix":
@@ -198,7 +202,9 @@ def _option(place: Place, name: str, value: Any) -> None:
     elif name == "SENTINEL_KWARGS":
         for key, item in dict(value or {}).items():
             if key not in ("username", "password"):
-                raise _bad(place, f"SENTINEL_KWARGS[{key!r}] is unknown, known are username, password")
+                raise _bad(
+                    place, f"SENTINEL_KWARGS[{key!r}] is unknown, known are username, password"
+                )
             setattr(place, "sentinel_user" if key == "username" else "sentinel_password", item)
     elif name == "CONNECTION_POOL_KWARGS":
         for key, item in dict(value or {}).items():

@@ -11,10 +11,11 @@ from weakref import WeakValueDictionary
 
 from headway import _core
 from headway._core import MemoryStore
-from headway._redis_url import masked as _masked
 from headway._redis_topology import Cluster, Sentinels
 from headway._redis_url import SCHEMES, parse, tls_context
+from headway._redis_url import masked as _masked
 from headway.exceptions import SetUpError
+from headway.types import AnyStore
 
 __all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url", "shared_store"]
 
@@ -42,11 +43,11 @@ class RedisStore(_core.RedisStore):
     decision; a server that cannot answer raises `StoreUnavailableError`, or follows `on_error`.
 
     server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,host:port/service`
-    or `redis+cluster://host:port,host:port`, with user, password and database, and options in the query:
-    timeout and connect_timeout (seconds, 5 by default), client_name, on_error, and for TLS
-    ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname, ssl_context. options: those of
-    throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS,
-    SENTINELS, SENTINEL_KWARGS, CLUSTER_NODES.
+    or `redis+cluster://host:port,host:port`, with user, password and database, and options in the
+    query: timeout and connect_timeout (seconds, 5 by default), client_name, on_error; for TLS
+    ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname. options: those of
+    throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS (the
+    names of the query, and ssl_context), SENTINELS, SENTINEL_KWARGS, CLUSTER_NODES.
     on_error: what a decision is when the server cannot answer: "raise", "allow" or "deny".
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
     """
@@ -74,9 +75,7 @@ class RedisStore(_core.RedisStore):
         elif place.service is not None:
             first = ("127.0.0.1", 0)  # nobody: the sentinels are asked first
             topology = Sentinels(place.service, place.nodes, self._sentinel_link)
-        super().__init__(
-            self._link_to(*first), place.url, on_error or place.on_error, topology
-        )
+        super().__init__(self._link_to(*first), place.url, on_error or place.on_error, topology)
 
     def _link_to(self, host: str, port: int) -> _core.Link:
         place = self._place
@@ -132,7 +131,7 @@ def _shared_redis(url: str) -> RedisStore:
         return store
 
 
-def from_url(url: str) -> MemoryStore | RedisStore:
+def from_url(url: str) -> AnyStore:
     """The store that a URL names: ``memory://`` is the one that the whole process shares.
 
     Raises `SetUpError`, with the password masked, for any other URL.
@@ -157,7 +156,7 @@ def from_url(url: str) -> MemoryStore | RedisStore:
 _said: set[str] = set()
 
 
-def shared_store(family: str, connection: object = None) -> MemoryStore | RedisStore:
+def shared_store(family: str, connection: object = None) -> AnyStore:
     """The store of a family that shares by itself: `connection`, else REDIS_URL, else the process.
 
     `connection` is a store or a URL. That limits are kept in the process is said once for
@@ -190,7 +189,7 @@ def shared_store(family: str, connection: object = None) -> MemoryStore | RedisS
     return from_url("memory://")
 
 
-def from_env(name: str = "REDIS_URL") -> MemoryStore | RedisStore:
+def from_env(name: str = "REDIS_URL") -> AnyStore:
     """The store that the environment variable `name` names; the process' own where it is not set.
 
     Raises `SetUpError` as `from_url` does.

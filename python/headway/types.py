@@ -7,9 +7,10 @@ A key names who is limited. A quota is written as a `Quota`, as text in the quot
 from collections.abc import Sequence
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from headway._core import Quota
+from headway._core import MemoryStore, Quota, RedisStore
 
 __all__ = [
+    "AnyStore",
     "Key",
     "KeyT",
     "P",
@@ -23,6 +24,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
+AnyStore: TypeAlias = MemoryStore | RedisStore
 Key: TypeAlias = str | bytes
 KeyT: TypeAlias = Key
 QuotaLike: TypeAlias = Quota | str | Sequence[Quota | str]

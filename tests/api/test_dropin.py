@@ -216,12 +216,12 @@ class TestMirror:
             import headway.throttled.asyncio.hooks, headway.throttled.asyncio.store
         """)
 
-    def test_a_redis_store_says_that_it_is_not_in_this_release(self) -> None:
-        from headway import SetUpError
+    def test_the_stores_of_the_mirror_are_those_of_headway(self) -> None:
+        import headway.store
         from headway.throttled import store
 
-        with pytest.raises(SetUpError, match=r"not in this release.*MemoryStore"):
-            store.RedisStore(server="redis://127.0.0.1:6379/0")
+        assert store.RedisStore is headway.store.RedisStore
+        assert issubclass(store.MemoryStore, store.BaseStore)
 
     def test_every_public_name_is_there(self, run_python: RunPython) -> None:
         run_python("""

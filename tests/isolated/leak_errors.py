@@ -57,8 +57,8 @@ def interrupted_wait() -> None:
         raise Interrupt
 
     signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0002)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
         shut.limit(timeout=1e12)
     except Interrupt:
         return

@@ -10,6 +10,7 @@ from headway._checks import positive, positive_int, text
 from headway._definitions import define
 from headway._wrap import decorate
 from headway.store import shared_store
+from headway.types import AnyStore
 
 if TYPE_CHECKING:
     from headway.choked.estimators import Estimator
@@ -35,7 +36,7 @@ class Definition:
     @classmethod
     def of(
         cls,
-        store: _core.MemoryStore,
+        store: AnyStore,
         key: str,
         params: Mapping[str, Any],
         func: object,
@@ -48,7 +49,7 @@ class Definition:
         self,
         func: Any,
         key: str,
-        store: _core.MemoryStore,
+        store: AnyStore,
         estimate: "Estimator | None" = None,
     ) -> Any:
         """Return `func` behind what holds for the key."""
@@ -63,9 +64,7 @@ class Definition:
 class Waiting(_core.Throttled):
     """The limiter of one function: waits without end for what the key's functions share."""
 
-    def __init__(
-        self, definition: Definition, key: str, store: _core.MemoryStore, **options: Any
-    ) -> None:
+    def __init__(self, definition: Definition, key: str, store: AnyStore, **options: Any) -> None:
         self._definition = definition  # kept as long as a function goes by it
         super().__init__(
             key=key,

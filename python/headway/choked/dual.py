@@ -18,6 +18,7 @@ from headway.choked.estimators import Estimator, estimator
 from headway.exceptions import DataError, LimitedError, SetUpError
 from headway.hooks import Hook, HookContext, Limit
 from headway.store import shared_store
+from headway.types import AnyStore
 
 __all__ = ["Choked", "settle"]
 
@@ -53,7 +54,7 @@ class _Dual(Waiting):
     """The limiter of a function with a limit of tokens; the rules for calls come first."""
 
     def __init__(
-        self, definition: Definition, key: str, store: _core.MemoryStore, estimate: Estimator
+        self, definition: Definition, key: str, store: AnyStore, estimate: Estimator
     ) -> None:
         calls, tokens = definition.rules
         super().__init__(
@@ -185,7 +186,7 @@ def decorate_dual(
     definition: Definition,
     func: Any,
     key: str,
-    store: _core.MemoryStore,
+    store: AnyStore,
     estimate: Estimator | None,
 ) -> Any:
     """Return `func` behind a limit of tokens, with `settle` as an attribute."""

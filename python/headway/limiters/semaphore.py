@@ -10,6 +10,7 @@ from typing import ClassVar
 from headway import _core
 from headway._checks import not_negative, positive, positive_int, text
 from headway._definitions import caller, define
+from headway.exceptions import SetUpError
 from headway.limiters.exceptions import MaxSleepExceededError
 from headway.store import shared_store
 
@@ -54,6 +55,11 @@ def _checked(
     max_sleep = not_negative("max_sleep", max_sleep, "no end")
     expiry = positive("expiry", expiry)
     store = shared_store("limiters", connection)
+    if not isinstance(store, _core.MemoryStore):
+        raise SetUpError(
+            f"Invalid connection: {store!r}: semaphores on Redis are not in this release of "
+            "headway. Token buckets are; connection='memory://' shares permits in the process."
+        )
     pool = define(
         store,
         "limiters.semaphore",
