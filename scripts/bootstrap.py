@@ -4,8 +4,8 @@
 
 Runs under the Python that the environment is for. What is missing (a C compiler, Python.h, hiredis,
 the venv module) is installed with apt-get, through sudo where not root. Nothing is asked of apt
-when nothing is missing, so a machine without network or without apt works as long as it has them all.
-Standard library only.
+when nothing is missing, so a machine without network or without apt works as long as it has them
+all. Standard library only.
 
 Exit status: 0 when the environment is there, 3 when the machine lacks something that could not be
 installed.

@@ -48,8 +48,8 @@ void line_join(struct line *l, struct waiter *w) {
     }
 }
 
-static void serve_some(struct line *l, int64_t now, int64_t most) {
-    bool moved = false;
+/* `moved`: the head is another than before, and must learn that it keeps time now. */
+static void serve_some(struct line *l, int64_t now, int64_t most, bool moved) {
     while (l->head != NULL) {
         struct waiter *w = l->head;
         if (most-- == 0) {
@@ -75,14 +75,14 @@ static void serve_some(struct line *l, int64_t now, int64_t most) {
 }
 
 void line_serve(struct line *l, int64_t now) {
-    serve_some(l, now, LINE_BATCH);
+    serve_some(l, now, LINE_BATCH, false);
 }
 
 void line_serve_through(struct line *l, int64_t now) {
     int64_t last = INT64_MIN;
     while (l->head != NULL && l->head->due <= now && l->head->due > last) {
         last = l->head->due;
-        serve_some(l, last, INT64_MAX);
+        serve_some(l, last, INT64_MAX, false);
     }
 }
 
@@ -92,7 +92,7 @@ void line_leave(struct waiter *w, int64_t now) {
         bool was_head = l->head == w;
         unlink_waiter(l, w);
         if (was_head) {
-            line_serve(l, now);
+            serve_some(l, now, LINE_BATCH, true);
         }
     }
 }

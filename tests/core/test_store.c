@@ -409,6 +409,40 @@ static void a_burst_is_served_in_portions(void) {
     store_destroy(&store);
 }
 
+static int wakes;
+static void count_wake(struct waiter *w) {
+    (void)w;
+    wakes++;
+}
+
+/* In a window all wait for the same instant: who moves up is to keep time, though its own instant has not changed. */
+static void who_becomes_the_head_is_woken(void) {
+    struct store store;
+    struct virtual_clock clock;
+    struct two_rules p = plan_of(1, NS_PER_S, 1, 1);
+    struct table_key key = key_of("k");
+    struct store_waiter first, second;
+    struct outcome out;
+    int64_t until;
+    p.plan.algorithm = FIXED_WINDOW;
+    p.plan.rules[0].quota.limit = 5;
+    virtual_clock_init(&clock, NS_PER_S);
+    CHECK(store_init(&store, 100, TABLE_EVICT, &clock, false, 1));
+    store_limit(&store, &p.plan, &key, 5, &out);
+    waiter_init(&first.waiter, count_wake, NULL);
+    waiter_init(&second.waiter, count_wake, NULL);
+    CHECK(!store_wait_begin(&store, &p.plan, &key, 1, INT64_MAX, &first, &until));
+    CHECK(!store_wait_begin(&store, &p.plan, &key, 1, INT64_MAX, &second, &until));
+    CHECK_EQUAL(until, INT64_MAX);
+    wakes = 0;
+    store_wait_cancel(&first, &key);
+    CHECK_EQUAL(wakes, 1);
+    CHECK(!store_wait_check(&second, &until));
+    CHECK_EQUAL(until, 2 * NS_PER_S);
+    store_wait_cancel(&second, &key);
+    store_destroy(&store);
+}
+
 /* ---- a bucket of its own ---- */
 
 struct drain {
@@ -477,6 +511,7 @@ int main(void) {
     the_projection_is_what_happens(1, FIXED_WINDOW);
     a_line_whose_head_cannot_look_has_a_deputy();
     a_burst_is_served_in_portions();
+    who_becomes_the_head_is_woken();
     a_bucket_gives_what_it_holds();
     capacity_tokens_fit_at_one_instant_whatever_the_rate();
     return check_end("store");
