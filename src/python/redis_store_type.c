@@ -53,7 +53,11 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cos
 void redis_store_recovered(RedisStoreObject *s) {
     if (s->failing) {
         s->failing = false;
-        log_line("warning", "%s answers again, after %s decisions without it.", s->server, Py_None);
+        PyObject *count = PyLong_FromLongLong(s->failures);
+        if (count != NULL) {
+            log_line("warning", "%s answers again; %s decisions so far were taken without it.", s->server, count);
+            Py_DECREF(count);
+        }
     }
 }
 

@@ -184,15 +184,18 @@ static PyObject *release_of_the_gone(SemaphoreObject *s) {
 
 /* The permit that the holder has. Where another leaves than entered (a coroutine that is destroyed leaves in nobody's task), it is the
  * permit of one who is gone, unless one has lapsed meanwhile: then that was it. Failing these (a stack of contexts that was handed
- * on), it is the oldest. */
-static void leave(SemaphoreObject *s, PyObject *holder) {
+ * on), it is the oldest. `destroyed`: a coroutine is being closed, perhaps by the collector in the midst of another task, whose own
+ * permit it must not give away. */
+static void leave(SemaphoreObject *s, PyObject *holder, bool destroyed) {
     struct semaphore *permits = &s->pool->semaphore;
     PyObject *ended = NULL;
     if (atomic_load(&s->entered) <= 0) {
         return;
     }
     atomic_fetch_sub(&s->entered, 1);
-    if (semaphore_release(permits, holder)) {
+    if (destroyed && (ended = release_of_the_gone(s)) != NULL) {
+        /* that was it */
+    } else if (semaphore_release(permits, holder)) {
         ended = holder;
     } else if (atomic_load(&s->pool->lapsed) > 0) {
         atomic_fetch_sub(&s->pool->lapsed, 1);
@@ -249,7 +252,7 @@ static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t n
     if (holder == NULL) {
         return NULL;
     }
-    leave(s, holder);
+    leave(s, holder, false);
     Py_DECREF(holder);
     Py_RETURN_NONE;
 }
@@ -262,14 +265,13 @@ static PyObject *async_enter(PyObject *object, PyObject *unused) {
 
 /* The permit is given back at once, so that a cancellation can't come between. */
 static PyObject *async_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
-    (void)args;
-    (void)nargs;
+    bool destroyed = nargs > 0 && args[0] == PyExc_GeneratorExit;
     SemaphoreObject *s = ready_semaphore(object);
     PyObject *holder = s == NULL ? NULL : holder_task(s->module);
     if (holder == NULL) {
         return NULL;
     }
-    leave(s, holder);
+    leave(s, holder, destroyed);
     Py_DECREF(holder);
     return Py_NewRef(s->module->nothing);
 }

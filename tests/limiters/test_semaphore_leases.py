@@ -357,3 +357,49 @@ class TestNeverMoreThanThereAre:
             await asyncio.create_task(leave())
 
         asyncio.run(self.crowd(two, room, clock, turns, hand_on))
+
+
+def test_a_coroutine_that_the_collector_closes_gives_back_its_own_permit() -> None:
+    """It is closed in the midst of another task, which holds a permit too and keeps it."""
+    clock = VirtualClock(10**18)
+    semaphore = AsyncSemaphore(
+        "collected", 2, max_sleep=0, expiry=30, connection=MemoryStore(clock=clock)
+    )
+    inside: set[str] = set()
+
+    async def visit(name: str, end: asyncio.Event, collects: bool = False) -> None:
+        async with semaphore:
+            inside.add(name)
+            if collects:
+                gc.collect()
+                inside.discard("lost")
+            await end.wait()
+            inside.discard(name)
+
+    async def turns() -> None:
+        for _ in range(15):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        lost = asyncio.create_task(visit("lost", asyncio.Event()))
+        lost._log_destroy_pending = False  # type: ignore[attr-defined]
+        await turns()
+        del lost
+        end = asyncio.Event()
+        tasks = [asyncio.create_task(visit("first", end, True))]
+        await turns()
+        for name in ("second", "third"):
+            tasks.append(asyncio.create_task(visit(name, end)))
+            await turns()
+        for _ in range(3):
+            clock.advance(31)
+            await turns()
+        assert inside == {"first", "second"}
+        end.set()
+        await asyncio.gather(*tasks)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
