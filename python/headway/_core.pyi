@@ -142,7 +142,11 @@ class Link:
 class RedisStore:
     TYPE: str
     def __init__(
-        self, link: Link, server: str, on_error: str = "raise", topology: object = None
+        self,
+        link: Link,
+        server: str,
+        on_error: str | MemoryStore = "raise",
+        topology: object = None,
     ) -> None: ...
     @property
     def server(self) -> str: ...

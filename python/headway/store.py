@@ -48,7 +48,8 @@ class RedisStore(_core.RedisStore):
     ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname. options: those of
     throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS (the
     names of the query, and ssl_context), SENTINELS, SENTINEL_KWARGS, CLUSTER_NODES.
-    on_error: what a decision is when the server cannot answer: "raise", "allow" or "deny".
+    on_error: what a decision is when the server cannot answer: "raise", "allow", "deny", or what a
+    MemoryStore says, which then keeps the same quota in the process. It is logged once each way.
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
     """
 
@@ -59,7 +60,7 @@ class RedisStore(_core.RedisStore):
         server: str | None = None,
         options: dict[str, Any] | None = None,
         *,
-        on_error: str | None = None,
+        on_error: str | MemoryStore | None = None,
     ) -> None:
         if server is not None and not isinstance(server, str):
             raise SetUpError(

@@ -152,7 +152,7 @@ PySendResult distant_go_on(CallObject *c, PyObject **result) {
     case REMOTE_FAILED:
         break;
     }
-    if (c->kind >= CALL_PEEK || redis_store_follow_policy(t->redis, r->plan, c->cost, &r->out) < 0) {
+    if (c->kind >= CALL_PEEK || redis_store_follow_policy(t->redis, r->plan, &r->key, c->cost, &r->out) < 0) {
         return PYGEN_ERROR;
     }
     return distant_conclude(c, result);

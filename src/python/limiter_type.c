@@ -341,7 +341,7 @@ static PyObject *limiter_settle(PyObject *object, PyObject *args) {
                  (t->algorithm == GCRA || t->algorithm == TOKEN_BUCKET || t->algorithm == LEAKING_BUCKET);
     bool done = known;
     if (known && t->redis != NULL) {
-        int end = redis_store_settle(t->redis, t->plan, rule, &table_key, surplus);
+        int end = redis_store_settle_from_anywhere(t->redis, t->plan, rule, &table_key, surplus);
         if (end < 0) {
             Py_XDECREF(owned);
             return NULL;

@@ -92,11 +92,13 @@ typedef struct {
 } StoreObject;
 
 /* Rules as the core wants them, with the Quota objects that results point to. */
-typedef struct {
+typedef struct plan_object {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
-    struct redis_names *names; /* of a plan for Redis; else NULL */
+    struct redis_names *names; /* of a plan for Redis; else NULL, as the next two */
+    PyObject *prefix;
+    struct plan_object *fallback; /* the same rules in the store that decides meanwhile; made when needed */
 } PlanObject;
 
 /* Throttled, and what else enters by the quota of a key. */

@@ -32,6 +32,8 @@ static void plan_dealloc(PlanObject *self) {
     if (self->names != NULL) {
         free_names(self->names);
     }
+    Py_XDECREF(self->prefix);
+    Py_XDECREF(self->fallback);
     Py_XDECREF(self->quotas);
     PyMem_Free(self->plan);
     type->tp_free(self);
@@ -106,6 +108,7 @@ PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefi
         }
     }
     if (store == NULL) {
+        self->prefix = Py_NewRef(prefix);
         struct quota_error error;
         if (!scripts_can_hold(self->plan, &error)) {
             PyErr_SetString(m->data_error, error.text);

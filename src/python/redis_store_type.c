@@ -4,6 +4,7 @@
  * server's is counted. */
 #include "redis_store_type.h"
 
+#include "loop_link.h"
 #include "remote.h"
 
 #include "clock.h"
@@ -22,8 +23,25 @@ static void log_line(const char *level, const char *format, PyObject *server, Py
     Py_XDECREF(logging);
 }
 
+/* The same rules, and what they take of a call, in the store that decides meanwhile. */
+static PlanObject *fallback_plan(RedisStoreObject *s, PlanObject *plan) {
+    if (plan->fallback == NULL) {
+        plan->fallback = plan_new(s->link->module, s->fallback, plan->prefix, plan->plan->algorithm, plan->quotas);
+        for (int i = 0; plan->fallback != NULL && i < plan->plan->count; i++) {
+            plan->fallback->plan->rules[i].fixed_cost = plan->plan->rules[i].fixed_cost;
+        }
+    }
+    return plan->fallback;
+}
+
 /* With an exception set: the policy's answer instead of it, or -1. */
-int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out) {
+int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                              struct outcome *out) {
+    static const char *const said[] = {
+        [ON_ERROR_ALLOW] = "%s cannot answer (%s): every request is allowed until it does.",
+        [ON_ERROR_DENY] = "%s cannot answer (%s): every request is denied until it does.",
+        [ON_ERROR_FALLBACK] = "%s cannot answer (%s): the fallback store decides until it does.",
+    };
     struct module_state *m = s->link->module;
     if (s->on_error == ON_ERROR_RAISE || !PyErr_ExceptionMatches(m->store_error)) {
         return -1;
@@ -34,19 +52,27 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cos
     s->failures++;
     if (!s->failing) {
         s->failing = true;
-        log_line("warning",
-                 s->on_error == ON_ERROR_ALLOW ? "%s cannot answer (%s): every request is allowed until it does."
-                                               : "%s cannot answer (%s): every request is denied until it does.",
-                 s->server, error != NULL ? error : Py_None);
+        log_line("warning", said[s->on_error], s->server, error != NULL ? error : Py_None);
     }
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);
-    *out = (struct outcome){.kind = s->on_error == ON_ERROR_ALLOW ? OUTCOME_ADMITTED : OUTCOME_DENIED,
-                            .now = clock_now(),
-                            .denied_cost = s->on_error == ON_ERROR_ALLOW ? 0 : cost,
-                            .wait_ns = s->on_error == ON_ERROR_ALLOW ? -1 : NS_PER_S};
-    (void)plan;
+    if (s->on_error == ON_ERROR_FALLBACK) {
+        PlanObject *other = fallback_plan(s, plan);
+        if (other == NULL) {
+            return -1;
+        }
+        store_limit(&s->fallback->store, other->plan, key, cost, out);
+        wait_flush(m);
+        return 0;
+    }
+    bool allow = s->on_error == ON_ERROR_ALLOW;
+    *out = (struct outcome){
+        .kind = allow ? OUTCOME_ADMITTED : OUTCOME_DENIED,
+        .now = clock_now(),
+        .denied_cost = allow ? 0 : cost,
+        .wait_ns = allow ? -1 : NS_PER_S,
+    };
     return 0;
 }
 
@@ -94,6 +120,28 @@ int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const st
     return remote_run(s, &r);
 }
 
+int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
+                                     int64_t surplus) {
+    PyObject *loop = running_loop(s->link->module);
+    if (loop == NULL) {
+        return PyErr_Occurred() ? -1 : redis_store_settle(s, plan, rule, key, surplus);
+    }
+    struct remote r = {
+        .kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus, .whole = true};
+    struct redis_request *request = remote_request(s, &r);
+    LoopLinkObject *link = request == NULL ? NULL : loop_link_of(r.link, loop);
+    if (link != NULL) {
+        loop_link_tell(link, request);
+    } else if (request != NULL) {
+        request_free(request);
+    }
+    int answer = link == NULL ? -1 : 0;
+    Py_XDECREF(link);
+    remote_clear(&r);
+    Py_DECREF(loop);
+    return answer;
+}
+
 /* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. */
 static void give_back(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost) {
     PyObject *type, *error, *traceback;
@@ -120,7 +168,7 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
             .most_wait_ns = reserves && rest > 0 ? rest : 0,
         };
         if (remote_run(s, &r) < 0) {
-            return redis_store_follow_policy(s, plan, cost, out);
+            return redis_store_follow_policy(s, plan, key, cost, out);
         }
         *out = r.out;
         if (timeout_ns < 0 || cost == 0) {
@@ -231,25 +279,32 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     RedisStoreObject *self = (RedisStoreObject *)object;
     struct module_state *m = state_of_instance(object);
     PyObject *link, *server, *topology = Py_None;
-    const char *on_error = "raise";
-    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|sO:RedisStore", names, m->link, &link, &server,
-                                                  &on_error, &topology)) {
+    PyObject *on_error_object = NULL;
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|OO:RedisStore", names, m->link, &link, &server,
+                                                  &on_error_object, &topology)) {
         return -1;
     }
     if (self->link != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was called twice.");
         return -1;
     }
-    if (strcmp(on_error, "raise") == 0) {
-        self->on_error = ON_ERROR_RAISE;
-    } else if (strcmp(on_error, "allow") == 0) {
-        self->on_error = ON_ERROR_ALLOW;
-    } else if (strcmp(on_error, "deny") == 0) {
-        self->on_error = ON_ERROR_DENY;
-    } else {
-        PyErr_Format(m->setup_error, "Invalid on_error: '%s', must be 'raise', 'allow' or 'deny'.", on_error);
+    static const char *const policies[] = {"raise", "allow", "deny"};
+    int policy = on_error_object == NULL ? 0 : -1;
+    for (int i = 0; policy < 0 && i < 3; i++) {
+        if (PyUnicode_Check(on_error_object) && PyUnicode_CompareWithASCIIString(on_error_object, policies[i]) == 0) {
+            policy = i;
+        }
+    }
+    if (policy < 0 && PyObject_TypeCheck(on_error_object, m->store) && ((StoreObject *)on_error_object)->ready) {
+        policy = ON_ERROR_FALLBACK;
+        self->fallback = (StoreObject *)Py_NewRef(on_error_object);
+    }
+    if (policy < 0) {
+        PyErr_Format(m->setup_error, "Invalid on_error: %R, must be 'raise', 'allow', 'deny' or a MemoryStore.",
+                     on_error_object);
         return -1;
     }
+    self->on_error = (enum on_error)policy;
     self->link = (LinkObject *)Py_NewRef(link);
     self->server = Py_NewRef(server);
     self->topology = topology == Py_None ? NULL : Py_NewRef(topology);
@@ -259,6 +314,7 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
 static int redis_store_traverse(RedisStoreObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->link);
+    Py_VISIT(self->fallback);
     Py_VISIT(self->topology);
     Py_VISIT(self->nodes);
     return 0;
@@ -277,6 +333,7 @@ static void redis_store_dealloc(PyObject *object) {
         PyObject_ClearWeakRefs(object);
     }
     redis_store_clear(self);
+    Py_CLEAR(self->fallback);
     PyMem_Free(self->slots);
     Py_CLEAR(self->nodes);
     Py_CLEAR(self->link);

@@ -5,7 +5,7 @@
 #include "link_type.h"
 #include "scripts.h"
 
-enum on_error { ON_ERROR_RAISE, ON_ERROR_ALLOW, ON_ERROR_DENY };
+enum on_error { ON_ERROR_RAISE, ON_ERROR_ALLOW, ON_ERROR_DENY, ON_ERROR_FALLBACK };
 
 typedef struct redis_store_object {
     PyObject_HEAD
@@ -17,14 +17,18 @@ typedef struct redis_store_object {
     int64_t refreshed;  /* when a redirect last made the topology look; an instant */
     LinkObject **slots; /* of a cluster: 16384, borrowed from `nodes` */
     enum on_error on_error;
-    bool failing;     /* said so in the log */
-    int64_t failures; /* decisions that on_error took */
+    StoreObject *fallback; /* decides while the server cannot; or NULL */
+    bool failing;          /* said so in the log */
+    int64_t failures;      /* decisions that on_error took */
 } RedisStoreObject;
 
 /* Decides; with a timeout that is not negative, waits. 0 with *out, -1 with an exception. */
 int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                       int64_t timeout_ns, struct outcome *out);
 int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus);
+/* The same, but in an event loop it is sent and not waited for. */
+int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
+                                     int64_t surplus);
 int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key);
 
 /* The same in parts, for whoever waits otherwise than as a thread. */
@@ -32,7 +36,8 @@ bool redis_store_never_fits(const struct plan *p, int64_t cost);
 /* The server has answered: if it could not before, that is said. */
 void redis_store_recovered(RedisStoreObject *s);
 /* With an exception set: on_error's answer instead of it, or -1. */
-int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, int64_t cost, struct outcome *out);
+int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                              struct outcome *out);
 
 /* Who serves a slot (0 where there is no cluster); the link to a node, made when new; and who serves from now on. New references. */
 LinkObject *redis_store_route(RedisStoreObject *s, uint16_t slot);
