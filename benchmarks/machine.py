@@ -16,6 +16,8 @@ PACKAGES = (
     "token-bucket",
     "aiolimiter",
     "steindamm",
+    "redis",
+    "hiredis",
     "uvloop",
 )
 

@@ -21,6 +21,7 @@ from headway.rate_limiter import (
     per_sec,
     per_week,
 )
+from headway.rate_limiter.registry import RateLimiterRegistry as _Sync
 from headway.rate_limiter.registry import known_class
 
 if TYPE_CHECKING:
@@ -100,46 +101,12 @@ class BaseRateLimiter(metaclass=RateLimiterMeta):
         return await self._throttled.peek(key)
 
 
-class FixedWindowRateLimiter(BaseRateLimiter):
-    """Counts in windows aligned to the Unix epoch."""
-
-    class Meta(BaseRateLimiter.Meta):
-        """Registered as "fixed_window"."""
-
-        type = RateLimiterType.FIXED_WINDOW.value
+def _define(algorithm: RateLimiterType) -> None:
+    """Make the class of an algorithm, which registers itself; its sync twin says what it does."""
+    name = _Sync.get(algorithm).__name__
+    meta = type("Meta", (BaseRateLimiter.Meta,), {"type": algorithm.value})
+    RateLimiterMeta(name, (BaseRateLimiter,), {"Meta": meta, "__module__": __name__})
 
 
-class SlidingWindowRateLimiter(BaseRateLimiter):
-    """Counts in two windows, the previous one weighted by the share still covered."""
-
-    class Meta(BaseRateLimiter.Meta):
-        """Registered as "sliding_window"."""
-
-        type = RateLimiterType.SLIDING_WINDOW.value
-
-
-class TokenBucketRateLimiter(BaseRateLimiter):
-    """A bucket that fills at the rate and holds the burst; reports whole tokens."""
-
-    class Meta(BaseRateLimiter.Meta):
-        """Registered as "token_bucket"."""
-
-        type = RateLimiterType.TOKEN_BUCKET.value
-
-
-class LeakingBucketRateLimiter(BaseRateLimiter):
-    """A bucket that leaks at the rate and holds the burst; reports whole tokens."""
-
-    class Meta(BaseRateLimiter.Meta):
-        """Registered as "leaking_bucket"."""
-
-        type = RateLimiterType.LEAKING_BUCKET.value
-
-
-class GCRARateLimiter(BaseRateLimiter):
-    """The generic cell rate algorithm; reports exact seconds."""
-
-    class Meta(BaseRateLimiter.Meta):
-        """Registered as "gcra"."""
-
-        type = RateLimiterType.GCRA.value
+for _algorithm in RateLimiterType:
+    _define(_algorithm)
