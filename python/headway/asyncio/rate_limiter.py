@@ -101,12 +101,15 @@ class BaseRateLimiter(metaclass=RateLimiterMeta):
         return await self._throttled.peek(key)
 
 
-def _define(algorithm: RateLimiterType) -> None:
+def _define(algorithm: RateLimiterType) -> type[BaseRateLimiter]:
     """Make the class of an algorithm, which registers itself; its sync twin says what it does."""
     name = _Sync.get(algorithm).__name__
     meta = type("Meta", (BaseRateLimiter.Meta,), {"type": algorithm.value})
-    RateLimiterMeta(name, (BaseRateLimiter,), {"Meta": meta, "__module__": __name__})
+    return RateLimiterMeta(name, (BaseRateLimiter,), {"Meta": meta, "__module__": __name__})
 
 
-for _algorithm in RateLimiterType:
-    _define(_algorithm)
+FixedWindowRateLimiter = _define(RateLimiterType.FIXED_WINDOW)
+SlidingWindowRateLimiter = _define(RateLimiterType.SLIDING_WINDOW)
+TokenBucketRateLimiter = _define(RateLimiterType.TOKEN_BUCKET)
+LeakingBucketRateLimiter = _define(RateLimiterType.LEAKING_BUCKET)
+GCRARateLimiter = _define(RateLimiterType.GCRA)
