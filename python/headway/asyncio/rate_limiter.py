@@ -4,7 +4,7 @@
 """
 
 from abc import ABCMeta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from headway._core import AsyncThrottled, MemoryStore
 from headway.constants import RateLimiterType
@@ -105,7 +105,8 @@ def _define(algorithm: RateLimiterType) -> type[BaseRateLimiter]:
     """Make the class of an algorithm, which registers itself; its sync twin says what it does."""
     name = _Sync.get(algorithm).__name__
     meta = type("Meta", (BaseRateLimiter.Meta,), {"type": algorithm.value})
-    return RateLimiterMeta(name, (BaseRateLimiter,), {"Meta": meta, "__module__": __name__})
+    made = RateLimiterMeta(name, (BaseRateLimiter,), {"Meta": meta, "__module__": __name__})
+    return cast("type[BaseRateLimiter]", made)
 
 
 FixedWindowRateLimiter = _define(RateLimiterType.FIXED_WINDOW)
