@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     )
     from headway.rate_limiter import RateLimiterRegistry
     from headway.rate_limiter.exceptions import RateLimitExceeded
+    from headway.store import RedisStore
 
 __all__ = [
     "AsyncHook",
@@ -83,6 +84,7 @@ __all__ = [
     "RateLimitState",
     "RateLimiterRegistry",
     "RateLimiterType",
+    "RedisStore",
     "SetUpError",
     "StoreType",
     "StoreUnavailableError",
@@ -128,6 +130,7 @@ _HOME_OF = {
     "RateLimitExceeded": "headway.rate_limiter.exceptions",
     "RateLimiterRegistry": "headway.rate_limiter",
     "RateLimiterType": "headway.constants",
+    "RedisStore": "headway.store",
     "SetUpError": "headway.exceptions",
     "StoreType": "headway.constants",
     "SyncSemaphore": "headway.limiters",

@@ -21,7 +21,7 @@ def unavailable(server: str, fault: str, text: str, lost: bool) -> StoreUnavaila
     `fault` is the compiled client's word for it, and becomes an attribute of the error; so does
     `may_have_counted`: whether the request had been sent, so that the server may have taken it.
     """
-    sentence = f"{server} cannot answer: {text}."
+    sentence = f"{server} cannot answer: {text.rstrip('.')}."
     if fault in _HELP:
         sentence += f" {_HELP[fault]}"
     error = StoreUnavailableError(sentence)

@@ -3,6 +3,7 @@
 Scheme and host say where, the query says how: `redis://user:password@host:6379/0?timeout=0.5`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,19 +57,19 @@ class Place:
     ssl_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
+_SECRET = re.compile(r"([?&][^=&#]*password=)[^&#]*")
+
+
 def masked(url: str) -> str:
-    """Return the URL as it may be shown: without its password."""
-    scheme, colon, rest = url.partition("://")
-    if not colon:
-        return url
-    login, at, place = rest.rpartition("@")
-    user, has_password, _ = login.partition(":")
-    shown = f"{scheme}://{user}:***@{place}" if at and has_password else url
-    head, question, query = shown.partition("?")
-    if question and "password=" in query:
-        parts = ["password=***" if p.startswith("password=") else p for p in query.split("&")]
-        shown = f"{head}?{'&'.join(parts)}"
-    return shown
+    """Return the URL as it may be shown: without its passwords, even where it is mistyped."""
+    login, at, place = url.rpartition("@")
+    if at:
+        scheme, slashes, name = login.partition("://")
+        if not slashes:
+            login = "***"
+        elif ":" in name:
+            login = f"{scheme}://{name.partition(':')[0]}:***"
+    return _SECRET.sub(r"\1***", f"{login}{at}{place}")
 
 
 def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
@@ -85,11 +86,17 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
         port = 26379 if scheme == "redis+sentinel" else 6379
         place.nodes = [_node(place, text, port) for text in hosts.split(",")]
         rest = rest.replace(place_text, f"{login}{at}{place.nodes[0][0]}", 1)
+    if "@" in rest.partition("?")[0][len(place_text) :] or "#" in rest:
+        raise _bad(
+            place, "'/', '?', '#' and '@' in a user or password are written %2F, %3F, %23, %40"
+        )
     try:
         parts = urlsplit(f"{scheme}://{rest}")
-        port = parts.port or 6379
-    except ValueError as error:
-        raise _bad(place, str(error)) from None
+        port = 6379 if parts.port is None else parts.port
+    except ValueError:
+        port = -1
+    if not 0 < port < 65536:
+        raise _bad(place, "the port must be a number from 1 to 65535")
     place.tls = scheme == "rediss" or dict(parse_qsl(parts.query)).get("tls") in ("true", "1")
     place.cluster = scheme == "redis+cluster"
     if parts.username:
@@ -113,14 +120,19 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
         place.host, place.port = parts.hostname or "localhost", port
     if path and scheme != "unix":
         place.database = _database(place, path)
-    if place.cluster and place.database:
-        raise _bad(place, "a cluster has only database 0")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name == "tls":
             continue
         _set(place, name, value, f"option {name!r} in the URL")
+    if options is not None and not isinstance(options, Mapping):
+        raise SetUpError(f"Invalid options: {options!r}, must be a dict such as {{'PASSWORD': …}}.")
     for name, value in (options or {}).items():
         _option(place, name, value)
+    if place.cluster and place.database:
+        raise _bad(place, "a cluster has only database 0")
+    for text in (place.user, place.password, place.client_name):
+        if text is not None and "\0" in text:
+            raise _bad(place, "a user, password or client_name cannot hold a NUL")
     return place
 
 
@@ -172,7 +184,7 @@ def _node(place: Place, text: str, default_port: int) -> tuple[str, int]:
     elif not colon:
         host, port = text, ""
     if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
-        raise _bad(place, f"{text!r} must be a host and a port")
+        raise _bad(place, "each node must be a host and a port, as host:6379")
     return host.strip("[]"), int(port) if port else default_port
 
 
@@ -181,9 +193,17 @@ def _address(place: Place, option: str, item: Any) -> tuple[str, int]:
         return _node(place, item, 6379 if option == "CLUSTER_NODES" else 26379)
     try:
         host, port = item
+        if not 0 < int(port) < 65536:
+            raise ValueError
         return str(host), int(port)
     except (TypeError, ValueError):
         raise _bad(place, f"{option} holds {item!r}, must be (host, port)") from None
+
+
+def _dict(place: Place, option: str, value: Any) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise _bad(place, f"option {option} is {value!r}, must be a dict")
+    return value or {}
 
 
 def _option(place: Place, name: str, value: Any) -> None:
@@ -194,20 +214,22 @@ def _option(place: Place, name: str, value: Any) -> None:
         "ON_ERROR": "on_error",
     }
     if name in ("SENTINELS", "CLUSTER_NODES"):
-        place.nodes = [_address(place, name, item) for item in value or ()]
+        if not isinstance(value, (list, tuple)):
+            raise _bad(place, f"option {name} is {value!r}, must be a list of (host, port)")
+        place.nodes = [_address(place, name, item) for item in value]
         if place.nodes and name == "CLUSTER_NODES":
             place.cluster = True
         elif place.nodes:
             place.service = place.service or place.host
     elif name == "SENTINEL_KWARGS":
-        for key, item in dict(value or {}).items():
+        for key, item in _dict(place, name, value).items():
             if key not in ("username", "password"):
                 raise _bad(
                     place, f"SENTINEL_KWARGS[{key!r}] is unknown, known are username, password"
                 )
             setattr(place, "sentinel_user" if key == "username" else "sentinel_password", item)
     elif name == "CONNECTION_POOL_KWARGS":
-        for key, item in dict(value or {}).items():
+        for key, item in _dict(place, name, value).items():
             _set(place, key, item, f"CONNECTION_POOL_KWARGS[{key!r}]")
     elif name in known:
         if value is not None and value != "":

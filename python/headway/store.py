@@ -109,8 +109,9 @@ class RedisStore(_core.RedisStore):
         )
 
     def close(self) -> None:
-        """Hang up. The next decision connects again."""
-        self._link.close()
+        """Hang up. The next decision connects again; an event loop hangs up in its next turn."""
+        for link in self._links():
+            link.close()
 
     def __repr__(self) -> str:
         return f"RedisStore({self.server!r})"

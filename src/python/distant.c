@@ -20,7 +20,9 @@ static PySendResult distant_sleep(CallObject *c, int64_t instant_ns, struct redi
     int64_t until = instant_ns;
     if (loop == NULL) {
         if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_RuntimeError, "RedisStore is awaited in an event loop of asyncio.");
+            PyErr_SetString(m->setup_error,
+                            "RedisStore is awaited in an event loop of asyncio; trio is not in this release of "
+                            "headway.");
         }
         goto done;
     }
@@ -183,6 +185,8 @@ PySendResult distant_start(CallObject *c, PyObject **result) {
 void distant_finish(CallObject *c) {
     struct distant *d = c->distant;
     struct remote *r = &d->remote;
+    PyObject *error_type, *error, *traceback;
+    PyErr_Fetch(&error_type, &error, &traceback);
     c->distant = NULL;
     PyObject *loop = d->reserved && r->link != NULL ? running_loop(r->link->module) : NULL;
     LoopLinkObject *link = loop == NULL ? NULL : loop_link_of(r->link, loop);
@@ -200,4 +204,5 @@ void distant_finish(CallObject *c) {
     Py_XDECREF(r->plan);
     Py_XDECREF(d->key_owner);
     PyMem_Free(d);
+    PyErr_Restore(error_type, error, traceback);
 }

@@ -2,6 +2,8 @@
  * share the connection's writes. */
 #include "link_type.h"
 
+#include "loop_link.h"
+
 #include "clock.h"
 #include "fork.h"
 
@@ -144,19 +146,22 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     return answer;
 }
 
-void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r) {
+void link_raise_fault(LinkObject *self, PyObject *server, const char *fault, const char *text, bool lost) {
     PyObject *make = NULL;
+    (void)self;
     if (import_once(&make, "headway._redis_errors", "unavailable") < 0) {
         return;
     }
-    PyObject *error = PyObject_CallFunction(make, "OssO", server, fault_name(r->fault), r->error,
-                                            r->end == REQUEST_LOST ? Py_True : Py_False);
+    PyObject *error = PyObject_CallFunction(make, "OssO", server, fault, text, lost ? Py_True : Py_False);
     Py_DECREF(make);
-    (void)self;
     if (error != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
     }
+}
+
+void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r) {
+    link_raise_fault(self, server, fault_name(r->fault), r->error, r->end == REQUEST_LOST);
 }
 
 static PyObject *link_close_method(PyObject *object, PyObject *unused) {
@@ -164,6 +169,9 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
     LinkObject *self = (LinkObject *)object;
     if (self->ready) {
         link_close(&self->link);
+    }
+    if (self->loops != NULL) {
+        loop_links_close(self->loops);
     }
     Py_RETURN_NONE;
 }
@@ -197,6 +205,26 @@ static int copy_text(PyObject *text, char **copy) {
         return -1;
     }
     return 0;
+}
+
+void link_free_texts(char *texts[5]) {
+    for (int i = 0; i < 5; i++) {
+        free(texts[i]);
+        texts[i] = NULL;
+    }
+}
+
+void link_copy_address(struct redis_address *to, char *texts[5], const struct redis_address *from) {
+    const char *const originals[5] = {from->host, from->unix_path, from->user, from->password, from->client_name};
+    for (int i = 0; i < 5; i++) {
+        texts[i] = originals[i] == NULL ? NULL : strdup(originals[i]);
+    }
+    *to = *from;
+    to->host = texts[0];
+    to->unix_path = texts[1];
+    to->user = texts[2];
+    to->password = texts[3];
+    to->client_name = texts[4];
 }
 
 static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -257,11 +285,12 @@ static void link_dealloc(PyObject *object) {
         fork_forget(&self->fork);
         link_destroy(&self->link);
     }
+    if (self->loops != NULL) {
+        loop_links_close(self->loops);
+    }
     Py_XDECREF(self->loops);
     tls_clear(&self->tls);
-    for (size_t i = 0; i < sizeof self->texts / sizeof self->texts[0]; i++) {
-        free(self->texts[i]);
-    }
+    link_free_texts(self->texts);
     type->tp_free(object);
     Py_DECREF(type);
 }

@@ -19,10 +19,15 @@ typedef struct {
     bool ready;
 } LinkObject;
 
+/* A copy whose texts are its own; NULL texts where memory fails. */
+void link_copy_address(struct redis_address *to, char *texts[5], const struct redis_address *from);
+void link_free_texts(char *texts[5]);
+
 /* Sends and waits without the GIL. -1: a signal handler raised, and the request is the link's. */
 int link_object_call(LinkObject *self, struct redis_request *r);
 
 /* Raises StoreUnavailableError for a request that is UNSENT or LOST. */
+void link_raise_fault(LinkObject *self, PyObject *server, const char *fault, const char *text, bool lost);
 void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r);
 const char *fault_name(enum connection_fault fault);
 

@@ -73,10 +73,49 @@ static void run(LoopLinkObject *self, bool readable) {
     Py_XDECREF(loop);
 }
 
+/* Nobody uses the store any more, or it was closed: in the loop's own thread. */
+static void hang_up(LoopLinkObject *self) {
+    PyObject *loop = weak_target(self->loop);
+    if (loop != NULL && self->link.sent.first == NULL && self->link.waiting.first == NULL) {
+        if (watch(self, loop, -1, 0) < 0) {
+            PyErr_Clear();
+            self->fd = -1;
+        }
+        self->link.driven = false;
+        link_close(&self->link);
+    }
+    Py_XDECREF(loop);
+}
+
+void loop_links_close(PyObject *loops) {
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *items = PyObject_CallMethod(loops, "items", NULL);
+    PyObject *list = items == NULL ? NULL : PySequence_List(items);
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        PyObject *item = PyList_GET_ITEM(list, i); /* (loop, LoopLink) */
+        PyObject *done = PyObject_CallMethod(PyTuple_GET_ITEM(item, 0), "call_soon_threadsafe", "OO",
+                                             PyTuple_GET_ITEM(item, 1), Py_None);
+        if (done == NULL) {
+            PyErr_Clear(); /* that loop is closed, and its connection with it */
+        }
+        Py_XDECREF(done);
+    }
+    PyErr_Clear();
+    Py_XDECREF(list);
+    Py_XDECREF(items);
+    PyErr_Restore(type, error, traceback);
+}
+
 static PyObject *loop_link_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     LoopLinkObject *self = (LoopLinkObject *)Py_NewRef(object);
     bool flush = PyTuple_GET_SIZE(args) > 0; /* call_soon passes an argument, a watcher none */
+    if (flush && PyTuple_GET_ITEM(args, 0) == Py_None) {
+        hang_up(self);
+        Py_DECREF(self);
+        Py_RETURN_NONE;
+    }
     if (flush) {
         self->scheduled = false;
     }
@@ -144,11 +183,11 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
     memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
     self->module = m;
     self->fd = -1;
-    self->of = (LinkObject *)Py_NewRef(of);
+    link_copy_address(&self->address, self->texts, &of->address);
     if (of->tls.context != NULL) {
         tls_init(&self->tls, of->tls.context, of->tls.host);
     }
-    link_init(&self->link, &of->address, of->tls.context != NULL ? &self->tls.stream : NULL, of->link.timeout_ns);
+    link_init(&self->link, &self->address, of->tls.context != NULL ? &self->tls.stream : NULL, of->link.timeout_ns);
     self->loop = PyWeakref_NewRef(loop, NULL);
     PyObject_GC_Track(self);
     if (self->loop == NULL || PyObject_SetItem(of->loops, loop, (PyObject *)self) < 0) {
@@ -159,7 +198,6 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
 
 static int loop_link_traverse(LoopLinkObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->of);
     return 0;
 }
 
@@ -175,7 +213,7 @@ static void loop_link_dealloc(PyObject *object) {
     link_destroy(&self->link);
     tls_clear(&self->tls);
     Py_XDECREF(self->loop);
-    Py_XDECREF(self->of);
+    link_free_texts(self->texts);
     PyObject_GC_Del(object);
     Py_DECREF(type);
 }

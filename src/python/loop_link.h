@@ -8,7 +8,8 @@
 typedef struct loop_link_object {
     PyObject_HEAD
     struct module_state *module;
-    LinkObject *of; /* whose address it has */
+    struct redis_address address;
+    char *texts[5]; /* its own copies */
     PyObject *loop; /* a weak reference */
     struct link link;
     struct tls tls;
@@ -28,6 +29,9 @@ void loop_link_tell(LoopLinkObject *l, struct redis_request *r);
 
 /* Looks at the connection now: for a deadline that has passed. For the loop's waker, while it runs. */
 void loop_link_step(LoopLinkObject *l, bool readable);
+
+/* Each loop hangs up in its next turn. `loops`: the WeakKeyDictionary of a Link. */
+void loop_links_close(PyObject *loops);
 
 PyTypeObject *loop_link_type_make(PyObject *module);
 

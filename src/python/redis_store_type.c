@@ -14,7 +14,9 @@
 static void log_line(const char *level, const char *format, PyObject *server, PyObject *what) {
     PyObject *logging = PyImport_ImportModule("logging");
     PyObject *logger = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
-    PyObject *done = logger == NULL ? NULL : PyObject_CallMethod(logger, level, "sOO", format, server, what);
+    PyObject *done = logger == NULL ? NULL
+                     : what == NULL ? PyObject_CallMethod(logger, level, "sO", format, server)
+                                    : PyObject_CallMethod(logger, level, "sOO", format, server, what);
     if (done == NULL) {
         PyErr_Clear(); /* the decision stands, whatever the user's log handlers did */
     }
@@ -38,9 +40,9 @@ static PlanObject *fallback_plan(RedisStoreObject *s, PlanObject *plan) {
 int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                               struct outcome *out) {
     static const char *const said[] = {
-        [ON_ERROR_ALLOW] = "%s cannot answer (%s): every request is allowed until it does.",
-        [ON_ERROR_DENY] = "%s cannot answer (%s): every request is denied until it does.",
-        [ON_ERROR_FALLBACK] = "%s cannot answer (%s): the fallback store decides until it does.",
+        [ON_ERROR_ALLOW] = "Every request is allowed until the server answers again. %s",
+        [ON_ERROR_DENY] = "Every request is denied until the server answers again. %s",
+        [ON_ERROR_FALLBACK] = "The fallback store decides until the server answers again. %s",
     };
     struct module_state *m = s->link->module;
     if (s->on_error == ON_ERROR_RAISE || !PyErr_ExceptionMatches(m->store_error)) {
@@ -52,7 +54,7 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
     s->failures++;
     if (!s->failing) {
         s->failing = true;
-        log_line("warning", said[s->on_error], s->server, error != NULL ? error : Py_None);
+        log_line("warning", said[s->on_error], error != NULL ? error : Py_None, NULL);
     }
     Py_XDECREF(type);
     Py_XDECREF(error);
@@ -350,7 +352,18 @@ static PyMemberDef redis_store_members[] = {
      "How many decisions were taken by on_error because the server could not answer."},
     {NULL, 0, 0, 0, NULL},
 };
+static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
+    (void)unused;
+    RedisStoreObject *s = (RedisStoreObject *)object;
+    PyObject *links = s->nodes == NULL ? PyList_New(0) : PyDict_Values(s->nodes);
+    if (links != NULL && s->link != NULL && PyList_Append(links, (PyObject *)s->link) < 0) {
+        Py_CLEAR(links);
+    }
+    return links;
+}
+
 static PyMethodDef redis_store_methods[] = {
+    {"_links", redis_store_links, METH_NOARGS, "_links($self, /)\n--\n\nThe links to all servers."},
     {"_set_slots", redis_store_set_slots, METH_VARARGS,
      "_set_slots($self, first, last, host, port, /)\n--\n\nWho serves these slots of a cluster."},
     {"_set_primary", redis_store_set_primary, METH_O, "_set_primary($self, link, /)\n--\n\nWho serves from now on."},

@@ -90,7 +90,8 @@ static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const 
 }
 
 static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
-    PyErr_Format(s->link->module->store_error, "%U answered: %s", s->server, reply->str);
+    bool login = says(reply, "NOAUTH") || says(reply, "WRONGPASS") || says(reply, "NOPERM");
+    link_raise_fault(s->link, s->server, login ? "login" : "store", reply->str, false);
     return REMOTE_FAILED;
 }
 
@@ -131,9 +132,11 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
     if (reply->type == REDIS_REPLY_ERROR) {
         return read_error(s, r, reply);
     }
-    if (r->kind == REMOTE_LIMIT &&
-        !scripts_read(r->plan->plan, reply, r->cost, redis_store_never_fits(r->plan->plan, r->cost), &r->out)) {
-        PyErr_Format(s->link->module->store_error, "%U answered what the script cannot have said.", s->server);
+    if (r->kind == REMOTE_LIMIT && !scripts_read(r->plan->plan, reply, r->cost, r->most_wait_ns,
+                                                 redis_store_never_fits(r->plan->plan, r->cost), &r->out)) {
+        /* Whatever answers here, or however the replies have got out of step: the connection can't be trusted. */
+        link_close(&r->link->link);
+        link_raise_fault(s->link, s->server, "protocol", "it answered what the script cannot have said", true);
         return REMOTE_FAILED;
     }
     redis_store_recovered(s);

@@ -31,6 +31,17 @@ int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, 
     return 1;
 }
 
+/* When to look: connecting has a deadline of its own. */
+static int64_t reply_deadline(const struct wait *w) {
+    const struct redis_connection *c = &w->reply.link->link.connection;
+    int64_t until = w->reply.request->deadline;
+    if (c->state != CONNECTION_READY) {
+        int64_t connected = c->state == CONNECTION_CLOSED ? clock_now() + c->address->connect_timeout_ns : c->deadline;
+        until = connected + NS_PER_MS < until ? connected + NS_PER_MS : until;
+    }
+    return until;
+}
+
 int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, struct redis_request *r,
                      int64_t *until) {
     struct wait *w = &t->wait;
@@ -43,7 +54,7 @@ int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, 
         Py_CLEAR(w->reply.link);
         return -1;
     }
-    *until = r->deadline;
+    *until = reply_deadline(w);
     return 0;
 }
 
@@ -76,10 +87,11 @@ bool wait_check(struct module_state *m, struct wait *w, int64_t *until) {
     }
     if (w->kind == WAIT_REPLY) {
         struct redis_request *r = w->reply.request;
-        if (r->end == REQUEST_OPEN && clock_now() >= r->deadline) {
+        if (r->end == REQUEST_OPEN && clock_now() >= reply_deadline(w)) {
             loop_link_step(w->reply.link, false);
         }
-        *until = r->deadline > clock_now() ? r->deadline : clock_now() + NS_PER_MS;
+        int64_t next = reply_deadline(w), soon = clock_now() + NS_PER_MS;
+        *until = next > soon ? next : soon;
         return r->end != REQUEST_OPEN;
     }
     if (w->refused) {

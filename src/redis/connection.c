@@ -307,6 +307,8 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
         connection_close(c, FAULT_LOGIN, "%.*s", (int)r->len, r->str);
     } else if (failed && starts_with(r, "NOAUTH")) {
         connection_close(c, FAULT_LOGIN, "%.*s", (int)r->len, r->str);
+    } else if (failed && starts_with(r, "ERR max number of clients")) {
+        connection_close(c, FAULT_CONNECT, "%.*s", (int)r->len, r->str);
     } else if (failed && kind == GREETING_SELECT) {
         connection_close(c, FAULT_DATABASE, "%.*s", (int)r->len, r->str);
     } else if (failed && !starts_with(r, "ERR") && !starts_with(r, "NOPERM") && !starts_with(r, "NOPROTO") &&
@@ -332,6 +334,12 @@ static bool take_replies(struct redis_connection *c) {
         if (reply == NULL) {
             return true;
         }
+#if HIREDIS_MAJOR >= 1
+        if (((redisReply *)reply)->type == REDIS_REPLY_PUSH) { /* news that nobody has asked for */
+            freeReplyObject(reply);
+            continue;
+        }
+#endif
         if (c->state == CONNECTION_GREETING) {
             if (!greeted(c, reply)) {
                 return false;
@@ -344,6 +352,11 @@ static bool take_replies(struct redis_connection *c) {
             return false;
         }
     }
+}
+
+/* Older readers make room for as many elements as a reply announces, before there is one of them. */
+static bool is_absurd(const char *bytes, size_t length) {
+    return length > 6 && bytes[0] == '*' && memchr(bytes, '\r', 6) == NULL;
 }
 
 static bool read_in(struct redis_connection *c, int64_t now) {
@@ -363,6 +376,11 @@ static bool read_in(struct redis_connection *c, int64_t now) {
             return false;
         }
         c->last_used = now;
+        if (c->reader->pos == c->reader->len && is_absurd(bytes, (size_t)n)) {
+            connection_close(c, FAULT_PROTOCOL,
+                             "what answers does not speak Redis' protocol: a reply of absurd length");
+            return false;
+        }
         if (redisReaderFeed(c->reader, bytes, (size_t)n) != REDIS_OK) {
             connection_close(c, FAULT_PROTOCOL, "%s", c->reader->errstr);
             return false;
@@ -376,12 +394,19 @@ static bool read_in(struct redis_connection *c, int64_t now) {
     }
 }
 
+static bool in_time(struct redis_connection *c, int64_t now) {
+    if (c->state != CONNECTION_READY && now >= c->deadline) {
+        connection_close(c, FAULT_TIMEOUT, "no connection within %.3g s", (double)c->address->connect_timeout_ns / 1e9);
+        return false;
+    }
+    return true;
+}
+
 bool connection_advance(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_CLOSED) {
         return false;
     }
-    if (c->state != CONNECTION_READY && now >= c->deadline) {
-        connection_close(c, FAULT_TIMEOUT, "no connection within %.3g s", (double)c->address->connect_timeout_ns / 1e9);
+    if (!in_time(c, now)) {
         return false;
     }
     if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c) || c->state == CONNECTION_CONNECTING)) {
@@ -391,7 +416,10 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
 }
 
 bool connection_write(struct redis_connection *c, int64_t now) {
-    return c->state == CONNECTION_CLOSED ? false : c->state == CONNECTION_READY ? write_out(c, now) : true;
+    if (c->state == CONNECTION_READY) {
+        return write_out(c, now);
+    }
+    return c->state != CONNECTION_CLOSED && in_time(c, now);
 }
 
 bool connection_is_stale(struct redis_connection *c) {

@@ -10,7 +10,7 @@
 
 #define REST_FIRST_NS (50 * NS_PER_MS)
 #define REST_LAST_NS (5 * NS_PER_S)
-#define IDLE_NS (1 * NS_PER_S) /* a connection that rested longer is looked at before it is used */
+#define IDLE_NS (1 * NS_PER_S) /* under TLS the server may have said something of its own; later it is the end */
 #define TRIES 2
 /* A signal that the kernel hands to another thread does not end a poll, so whoever must hear of signals looks this often. */
 #define SLICE_NS (50 * NS_PER_MS)
@@ -160,8 +160,9 @@ static bool expire(struct request_list *list, int64_t now, enum request_end end)
 /* Prepares what goes out next: with the lock held. True: a connection must be opened first. */
 static bool prepare(struct link *l, int64_t now) {
     struct redis_connection *c = &l->connection;
-    if (c->state == CONNECTION_READY && l->sent.first == NULL && now - c->last_used > IDLE_NS &&
-        connection_is_stale(c)) {
+    /* What has come while nobody waited is the end, or a reply that would be taken for another's. */
+    bool idle = c->state == CONNECTION_READY && l->sent.first == NULL && l->waiting.first != NULL;
+    if (idle && (c->stream == NULL || now - c->last_used > IDLE_NS) && connection_is_stale(c)) {
         connection_close(c, FAULT_CLOSED, "the server closed the connection");
     }
     if (c->state == CONNECTION_CLOSED) {

@@ -249,7 +249,8 @@ static int64_t reserved_wait(const struct plan *p, const struct state *states, i
     return longest;
 }
 
-bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, bool never, struct outcome *out) {
+bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, int64_t most_wait_ns, bool never,
+                  struct outcome *out) {
     const struct script *s = script_of(p->algorithm);
     int64_t admitted, now_us, words[3] = {0, 0, 0};
     struct state states[QUOTA_RULES_MAX];
@@ -278,6 +279,10 @@ bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, b
     plan_choose_tightest(p, states, admitted ? 0 : cost, out->now, out);
     if (admitted && s == &gcra) {
         out->wait_ns = reserved_wait(p, states, out->now);
+        /* No further than was asked for, and the microsecond that was rounded. */
+        if (out->wait_ns > 0 && out->wait_ns - NS_PER_MS > most_wait_ns) {
+            return false;
+        }
     }
     return true;
 }

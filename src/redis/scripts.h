@@ -32,7 +32,8 @@ struct redis_request *scripts_reset(const struct plan *p, const struct redis_nam
 
 /* Reads the reply to scripts_limit. False: it is not such a reply. `never`: it was asked with cost 0, since the cost never fits. When
  * admitted, out->wait_ns is how long the caller has to wait for what was reserved; -1 for not at all. */
-bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, bool never, struct outcome *out);
+bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, int64_t most_wait_ns, bool never,
+                  struct outcome *out);
 
 /* The slot of a cluster that the keys of all rules share. */
 uint16_t scripts_slot(const struct redis_names *names, const struct table_key *key);

@@ -24,6 +24,7 @@ typedef struct redisReply {
 
 typedef struct redisReader {
     char errstr[1];
+    size_t pos, len;
 } redisReader;
 
 static inline redisReader *redisReaderCreate(void) {
