@@ -20,6 +20,8 @@ __all__ = ["Cluster", "Sentinels"]
 
 Address = tuple[str, int]
 LEAST_INTERVAL = 0.05
+# What whoever answers there may bring about: the next is asked.
+_NONSENSE = (StoreUnavailableError, LookupError, TypeError, ValueError, AttributeError)
 
 
 class _Topology:
@@ -76,7 +78,7 @@ class Sentinels(_Topology):
                 if role[0] != b"master":
                     failures.append(f"{found[0]}:{found[1]} is not the primary yet")
                     continue
-            except StoreUnavailableError as error:
+            except _NONSENSE as error:
                 failures.append(str(error))
                 continue
             # The next question goes to the sentinel that could answer this one.
@@ -94,7 +96,7 @@ class Sentinels(_Topology):
                 "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
             )
         )
-        return None if reply is None else (reply[0].decode(), int(reply[1]))
+        return None if reply is None else _place(reply[0].decode(), reply[1])
 
 
 class Cluster(_Topology):
@@ -106,17 +108,20 @@ class Cluster(_Topology):
 
     def _look(self, store: "RedisStore") -> None:
         for address in list(self._nodes):
+            known: list[Address] = []
+            served: list[tuple[int, int, str, int]] = []
             try:
                 ranges = _checked(store._link_to(*address).execute("CLUSTER", "SLOTS"))
-            except StoreUnavailableError:
+                for first, last, primary, *replicas in ranges:
+                    host, port = _address(primary, address)
+                    served.append((int(first), int(last), host, port))
+                    known += [(host, port), *(_address(replica, address) for replica in replicas)]
+            except _NONSENSE:
                 continue
-            if not ranges:
+            if not served:
                 continue
-            known: list[Address] = []
-            for first, last, primary, *replicas in ranges:
-                host, port = _address(primary, address)
+            for first, last, host, port in served:
                 store._set_slots(first, last, host, port)
-                known += [(host, port), *(_address(replica, address) for replica in replicas)]
             # Those that are gone may come back: they are asked last.
             gone = [node for node in self._nodes if node not in known]
             self._nodes = [*dict.fromkeys(known), *gone][:64]
@@ -124,8 +129,13 @@ class Cluster(_Topology):
 
 
 def _address(node: Any, asked: Address) -> Address:
-    host = node[0].decode() if node[0] else asked[0]
-    return host, int(node[1])
+    return _place(node[0].decode() if node[0] else asked[0], node[1])
+
+
+def _place(host: str, port: Any) -> Address:
+    if not 0 < int(port) < 65536:
+        raise ValueError(f"{port!r} is no port")
+    return host, int(port)
 
 
 def _checked(reply: Any) -> Any:

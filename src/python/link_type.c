@@ -19,7 +19,7 @@ PyObject *reply_to_object(struct module_state *m, const redisReply *r) {
     case REDIS_REPLY_STATUS:
         return PyBytes_FromStringAndSize(r->str, (Py_ssize_t)r->len);
     case REDIS_REPLY_ERROR:
-        return PyObject_CallFunction(m->store_error, "s#", r->str, (Py_ssize_t)r->len);
+        return PyObject_CallFunction(m->store_error, "N", PyUnicode_DecodeUTF8(r->str, (Py_ssize_t)r->len, "replace"));
 #if HIREDIS_MAJOR >= 1
     case REDIS_REPLY_BOOL:
         return PyBool_FromLong((long)r->integer);
@@ -152,7 +152,9 @@ void link_raise_fault(LinkObject *self, PyObject *server, const char *fault, con
     if (import_once(&make, "headway._redis_errors", "unavailable") < 0) {
         return;
     }
-    PyObject *error = PyObject_CallFunction(make, "OssO", server, fault, text, lost ? Py_True : Py_False);
+    PyObject *words = PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+    PyObject *error =
+        words == NULL ? NULL : PyObject_CallFunction(make, "OsNO", server, fault, words, lost ? Py_True : Py_False);
     Py_DECREF(make);
     if (error != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);

@@ -54,16 +54,24 @@ static bool says(const redisReply *reply, const char *word) {
     return reply->len >= strlen(word) && strncmp(reply->str, word, strlen(word)) == 0;
 }
 
+static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
+    bool login = says(reply, "NOAUTH") || says(reply, "WRONGPASS") || says(reply, "NOPERM");
+    link_raise_fault(s->link, s->server, login ? "login" : "store", reply->str, false);
+    return REMOTE_FAILED;
+}
+
 /* "MOVED 3999 127.0.0.1:6381": the slot is served there from now on; ASK: this once. */
-static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const char *text, bool moved) {
+static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const redisReply *reply, bool moved) {
+    const char *text = reply->str;
+    enum remote_step lost = s->topology != NULL ? REMOTE_REFRESH : REMOTE_FAILED;
     unsigned slot;
     char where[256];
     if (sscanf(text, "%*s %u %255s", &slot, where) != 2 || slot >= 16384) {
-        return REMOTE_REFRESH;
+        return lost == REMOTE_FAILED ? refuse(s, reply) : lost;
     }
     char *colon = strrchr(where, ':');
-    if (colon == NULL) {
-        return REMOTE_REFRESH;
+    if (colon == NULL || atoi(colon + 1) < 1 || atoi(colon + 1) > 65535) {
+        return lost == REMOTE_FAILED ? refuse(s, reply) : lost;
     }
     *colon = 0;
     /* An empty host is the one that answered. */
@@ -89,12 +97,6 @@ static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const 
     return REMOTE_AGAIN;
 }
 
-static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
-    bool login = says(reply, "NOAUTH") || says(reply, "WRONGPASS") || says(reply, "NOPERM");
-    link_raise_fault(s->link, s->server, login ? "login" : "store", reply->str, false);
-    return REMOTE_FAILED;
-}
-
 static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const redisReply *reply) {
     if (scripts_are_missing(reply) && !r->whole) {
         r->whole = true;
@@ -104,10 +106,10 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
         return refuse(s, reply);
     }
     if (says(reply, "MOVED ")) {
-        return redirected(s, r, reply->str, true);
+        return redirected(s, r, reply, true);
     }
     if (says(reply, "ASK ")) {
-        return redirected(s, r, reply->str, false);
+        return redirected(s, r, reply, false);
     }
     if (says(reply, "TRYAGAIN") || says(reply, "LOADING") || says(reply, "CLUSTERDOWN")) {
         return REMOTE_PAUSE;
@@ -123,6 +125,13 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
     if (request->end == REQUEST_UNSENT && s->topology != NULL && r->tries < TRIES && clock_now() < r->give_up &&
         request->fault != FAULT_LOGIN && request->fault != FAULT_TLS) {
         return REMOTE_REFRESH;
+    }
+    if (request->end == REQUEST_UNSENT && r->link != s->link && r->tries < TRIES && clock_now() < r->give_up) {
+        /* A single server had sent us elsewhere, and there is nobody: it is asked again. */
+        if (s->slots != NULL) {
+            s->slots[slot_of(r)] = NULL;
+        }
+        return REMOTE_PAUSE;
     }
     if (request->end != REQUEST_DONE) {
         link_raise(r->link, s->server, request);

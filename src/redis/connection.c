@@ -225,12 +225,15 @@ bool connection_open(struct redis_connection *c, int64_t now) {
         connection_close(c, FAULT_MEMORY, "out of memory");
         return false;
     }
+    c->appended = c->out.end - c->out.start;
+    c->written = 0;
     return true;
 }
 
 /* ---- talking ---- */
 
 bool connection_send(struct redis_connection *c, const char *bytes, size_t length) {
+    c->appended += length;
     return redis_append(&c->out, bytes, length);
 }
 
@@ -286,6 +289,7 @@ static bool write_out(struct redis_connection *c, int64_t now) {
             return false;
         }
         c->out.start += (size_t)n;
+        c->written += (uint64_t)n;
         c->last_used = now;
     }
     c->out.start = c->out.end = 0;

@@ -67,7 +67,8 @@ struct redis_connection {
     char error[REDIS_ERROR_LENGTH];
     redisReader *reader;
     struct redis_buffer out;
-    int greetings_left; /* replies to the greeting that are still to come */
+    uint64_t appended, written; /* bytes since it was opened: put into `out`, and handed to the kernel or to TLS */
+    int greetings_left;         /* replies to the greeting that are still to come */
     int greeting_kinds[5];
     int64_t deadline;  /* of connecting and greeting: an instant */
     int64_t last_used; /* when bytes last came or went */

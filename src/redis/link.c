@@ -121,20 +121,27 @@ static uint64_t next_random(struct link *l) {
 /* The connection has closed: with the lock held. `made`: it had been made, and broke; else it could not be made. */
 static void closed(struct link *l, bool made, int64_t now) {
     struct redis_connection *c = &l->connection;
-    fail_all(&l->sent, REQUEST_LOST, c->fault, c->error);
+    struct request_list again;
+    struct redis_request *r;
+    list_init(&again);
+    /* Of which no byte has left, the server cannot have counted. */
+    while ((r = list_take(&l->sent)) != NULL) {
+        if (made && r->begins >= c->written) {
+            list_append(&again, r);
+        } else {
+            fail(r, REQUEST_LOST, c->fault, c->error);
+        }
+    }
     if (made) {
-        struct request_list again;
-        list_init(&again);
-        struct redis_request *r;
         while ((r = list_take(&l->waiting)) != NULL) {
+            list_append(&again, r);
+        }
+        while ((r = list_take(&again)) != NULL) {
             if (++r->tries < TRIES) {
-                list_append(&again, r);
+                list_append(&l->waiting, r);
             } else {
                 fail(r, REQUEST_UNSENT, c->fault, c->error);
             }
-        }
-        while ((r = list_take(&again)) != NULL) {
-            list_append(&l->waiting, r);
         }
         return;
     }
@@ -173,6 +180,7 @@ static bool prepare(struct link *l, int64_t now) {
     }
     while (c->state == CONNECTION_READY && l->waiting.first != NULL) {
         struct redis_request *r = list_take(&l->waiting);
+        r->begins = c->appended;
         if (connection_send(c, r->bytes, r->length)) {
             list_append(&l->sent, r);
         } else {

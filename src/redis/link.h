@@ -25,9 +25,10 @@ struct redis_request {
     int64_t deadline; /* an instant */
     enum request_end end;
     int tries;
-    int skip;       /* replies that come before the one that counts */
-    bool abandoned; /* nobody waits for it any more; the link frees it */
-    bool drive;     /* its caller is to drive */
+    uint64_t begins; /* where on the connection its first byte stands */
+    int skip;        /* replies that come before the one that counts */
+    bool abandoned;  /* nobody waits for it any more; the link frees it */
+    bool drive;      /* its caller is to drive */
     enum connection_fault fault;
     char error[REDIS_ERROR_LENGTH]; /* UNSENT and LOST: why */
     redisReply *reply;              /* DONE */
