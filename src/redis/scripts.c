@@ -277,7 +277,7 @@ bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, i
     admitted = admitted && !never;
     *out = (struct outcome){.kind = admitted ? OUTCOME_ADMITTED : OUTCOME_DENIED, .now = now_us * 1000, .wait_ns = -1};
     plan_choose_tightest(p, states, admitted ? 0 : cost, out->now, out);
-    if (admitted && s == &gcra) {
+    if (admitted && cost > 0 && s == &gcra) {
         out->wait_ns = reserved_wait(p, states, out->now);
         /* No further than was asked for, and the microsecond that was rounded. */
         if (out->wait_ns > 0 && out->wait_ns - NS_PER_MS > most_wait_ns) {

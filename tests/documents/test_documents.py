@@ -28,9 +28,11 @@ from headway import Quota, Rate, RateLimitResult, RateLimitState, TokenBucket
 HERE = Path(__file__).parent
 DEADLINE_S = 120
 BLOCKS = all_blocks()
-NOT_YET = {
-    "throttled/redis": "the Redis store is not in this release",
+ON_REDIS = {
+    "throttled/redis": {},
+    "choked/redis-setup-recommended": {"REDIS_URL": "redis://localhost:6379/0"},
 }
+"""Blocks that are given a server where their document has it, and the settings it sets before."""
 SLOW = {
     "limiters/token-bucket",
     "throttled/wait-retry",
@@ -38,7 +40,8 @@ SLOW = {
     "token-bucket/example-2-blocking-pattern-with-wait",
 }
 SETTINGS = {"REDIS_URL", "CHOKED_API_TOKEN"}
-"""What choked and limiters read by themselves; here they keep their state in the process."""
+"""What choked and limiters read by themselves; where it is not set they keep their state in the
+process."""
 DENIAL = "Rate limit exceeded: remaining=0, reset_after=60, retry_after=60."
 
 
@@ -104,6 +107,7 @@ def run(tmp_path: Path, server_port: int) -> Run:
             [*command, str(file)],
             env={
                 **{name: value for name, value in os.environ.items() if name not in SETTINGS},
+                **ON_REDIS.get(block.name, {}),
                 "DOCUMENT_SERVER_PORT": str(server_port),
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "PYTHONUTF8": "1",
@@ -124,20 +128,23 @@ def _blocks() -> list[object]:
         if block.is_signature:
             continue
         marks = [pytest.mark.slow] if name in SLOW else []
-        if name in NOT_YET:
-            marks.append(pytest.mark.skip(reason=NOT_YET[name]))
         params.append(pytest.param(block, id=name, marks=marks))
     return params
 
 
 @pytest.mark.parametrize("block", _blocks())
-def test_a_block_runs_verbatim_and_does_what_its_document_says(block: Block, run: Run) -> None:
+def test_a_block_runs_verbatim_and_does_what_its_document_says(
+    block: Block, run: Run, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue("usual_server") if block.name in ON_REDIS else None
     outcome = run(block)
     CHECKS.get(block.name, ends_well)(outcome)
+    if server is not None:  # the limit is where the document says
+        assert server.command("DBSIZE") == 1
 
 
 def test_every_expectation_belongs_to_a_block() -> None:
-    assert CHECKS.keys() | CALLS.keys() | NOT_YET.keys() | SLOW <= BLOCKS.keys()
+    assert CHECKS.keys() | CALLS.keys() | ON_REDIS.keys() | SLOW <= BLOCKS.keys()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +242,12 @@ def waiting_keeps_the_rate_and_loses_nobody(outcome: Outcome) -> None:
     ends_well(outcome)
     assert number(r"Denied: (\d+) requests", outcome.out) == 0
     assert 90 <= number(r"Throughput: (\d+) req/s", outcome.out) <= 112
+
+
+@of_block("throttled/redis")
+def the_second_call_is_denied_by_the_server(outcome: Outcome) -> None:
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[-1] == f"headway.exceptions.LimitedError: {DENIAL}"
 
 
 @of_block("throttled/in-memory")
