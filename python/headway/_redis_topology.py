@@ -66,20 +66,25 @@ class Sentinels(_Topology):
         self._primary: Address | None = None
 
     def _look(self, store: "RedisStore") -> None:
-        failures: list[str] = []
+        failures: list[StoreUnavailableError] = []
         for address in list(self._sentinels):
             try:
                 found = self._ask(address)
                 if found is None:
-                    failures.append(f"{address[0]}:{address[1]} does not know {self._service!r}")
+                    error = StoreUnavailableError(
+                        f"{store.server} cannot answer: {address[0]}:{address[1]} "
+                        f"does not know {self._service!r}."
+                    )
+                    error.fault = "address"
+                    failures.append(error)
                     continue
                 link = store._link_to(*found)
-                role = _checked(link.execute("ROLE"))
-                if role[0] != b"master":
-                    failures.append(f"{found[0]}:{found[1]} is not the primary yet")
-                    continue
-            except _NONSENSE as error:
-                failures.append(str(error))
+                if _checked(link.execute("ROLE"))[0] != b"master":
+                    continue  # not yet
+            except StoreUnavailableError as unavailable:
+                failures.append(unavailable)
+                continue
+            except _NONSENSE:
                 continue
             # The next question goes to the sentinel that could answer this one.
             self._sentinels.remove(address)
@@ -87,8 +92,10 @@ class Sentinels(_Topology):
             self._primary = found
             store._set_primary(link)
             return
-        # No primary yet, or no sentinel: the caller asks again until its time is up.
-        self._failures = failures
+        # What waiting will not mend is said; else the caller asks again until its time is up.
+        for failure in failures:
+            if failure.fault in ("address", "database", "login", "tls"):
+                raise failure
 
     def _ask(self, address: Address) -> Address | None:
         reply = _checked(
@@ -111,9 +118,11 @@ class Cluster(_Topology):
             known: list[Address] = []
             served: list[tuple[int, int, str, int]] = []
             try:
-                ranges = _checked(store._link_to(*address).execute("CLUSTER", "SLOTS"))
-                for first, last, primary, *replicas in ranges:
+                link = store._brief_link(*address, share=len(self._nodes))
+                for first, last, primary, *replicas in _checked(link.execute("CLUSTER", "SLOTS")):
                     host, port = _address(primary, address)
+                    if not 0 <= int(first) <= int(last) < 16384:
+                        raise ValueError("there are 16384 slots")
                     served.append((int(first), int(last), host, port))
                     known += [(host, port), *(_address(replica, address) for replica in replicas)]
             except _NONSENSE:
@@ -140,5 +149,7 @@ def _place(host: str, port: Any) -> Address:
 
 def _checked(reply: Any) -> Any:
     if isinstance(reply, StoreUnavailableError):
+        if str(reply).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            reply.fault = "login"
         raise reply
     return reply

@@ -75,26 +75,28 @@ def masked(url: str) -> str:
 def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
     """Return what a URL and options say; raise SetUpError naming what is wrong with them."""
     place = Place(url=masked(url))
-    scheme, _, rest = url.partition("://")
-    if scheme not in SCHEMES:
+    scheme, slashes, rest = url.partition("://")
+    if scheme not in SCHEMES or not slashes:
         raise _bad(place, f"the scheme must be one of {', '.join(f'{s}://' for s in SCHEMES)}")
     # Several hosts are more than urlsplit knows: they are taken out first.
     place_text = rest.partition("?")[0].partition("/")[0]
     login, at, hosts = place_text.rpartition("@")
+    if "@" in rest.partition("?")[0][len(place_text) :] or "#" in rest:
+        raise _bad(
+            place, "'/', '?', '#' and '@' in a user or password are written %2F, %3F, %23, %40"
+        )
     several = scheme in ("redis+sentinel", "redis+cluster")
     if several:
         port = 26379 if scheme == "redis+sentinel" else 6379
         place.nodes = [_node(place, text, port) for text in hosts.split(",")]
         rest = rest.replace(place_text, f"{login}{at}{place.nodes[0][0]}", 1)
-    if "@" in rest.partition("?")[0][len(place_text) :] or "#" in rest:
-        raise _bad(
-            place, "'/', '?', '#' and '@' in a user or password are written %2F, %3F, %23, %40"
-        )
     try:
         parts = urlsplit(f"{scheme}://{rest}")
         port = 6379 if parts.port is None else parts.port
     except ValueError:
         port = -1
+    if "[" in hosts and "]" not in hosts:
+        raise _bad(place, "an IPv6 address must be in brackets, as [::1]:6379")
     if not 0 < port < 65536:
         raise _bad(place, "the port must be a number from 1 to 65535")
     place.tls = scheme == "rediss" or dict(parse_qsl(parts.query)).get("tls") in ("true", "1")
@@ -184,7 +186,8 @@ def _node(place: Place, text: str, default_port: int) -> tuple[str, int]:
     elif not colon:
         host, port = text, ""
     if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
-        raise _bad(place, "each node must be a host and a port, as host:6379")
+        shown = "what stands before '@'" if "@" in place.url else repr(text)  # it may be a password
+        raise _bad(place, f"{shown} must be a host and a port, as host:6379")
     return host.strip("[]"), int(port) if port else default_port
 
 

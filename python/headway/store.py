@@ -76,9 +76,24 @@ class RedisStore(_core.RedisStore):
         elif place.service is not None:
             first = ("127.0.0.1", 0)  # nobody: the sentinels are asked first
             topology = Sentinels(place.service, place.nodes, self._sentinel_link)
-        super().__init__(self._link_to(*first), place.url, on_error or place.on_error, topology)
+        try:
+            super().__init__(self._link_to(*first), place.url, on_error or place.on_error, topology)
+        except SetUpError as error:
+            raise SetUpError(f"Invalid store: {place.url!r}: {error}") from None
 
     def _link_to(self, host: str, port: int) -> _core.Link:
+        place = self._place
+        return self._link_within(host, port, place.connect_timeout, place.timeout)
+
+    def _brief_link(self, host: str, port: int, share: int) -> _core.Link:
+        """For a question to one of so many nodes, which together have the time of one."""
+        place = self._place
+        limits = (place.connect_timeout / share, place.timeout / share)
+        return self._link_within(host, port, *(min(1.0, limit) for limit in limits))
+
+    def _link_within(
+        self, host: str, port: int, connect_timeout: float, timeout: float
+    ) -> _core.Link:
         place = self._place
         return _core.Link(
             host,
@@ -88,8 +103,8 @@ class RedisStore(_core.RedisStore):
             place.password,
             place.database,
             place.client_name,
-            place.connect_timeout,
-            place.timeout,
+            connect_timeout,
+            timeout,
             self._tls,
         )
 
@@ -143,7 +158,7 @@ def from_url(url: str) -> AnyStore:
 
         return Throttled().store
     scheme = url.partition("://")[0]
-    if scheme in SCHEMES:
+    if scheme in SCHEMES and "://" in url:
         return _shared_redis(url)
     if "://" in url and scheme in _LATER:
         raise SetUpError(

@@ -122,16 +122,12 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
 
 enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
     r->tries++;
-    if (request->end == REQUEST_UNSENT && s->topology != NULL && r->tries < TRIES && clock_now() < r->give_up &&
+    if (request->end == REQUEST_UNSENT && s->topology != NULL && clock_now() < r->give_up &&
         request->fault != FAULT_LOGIN && request->fault != FAULT_TLS) {
         return REMOTE_REFRESH;
     }
-    if (request->end == REQUEST_UNSENT && r->link != s->link && r->tries < TRIES && clock_now() < r->give_up) {
-        /* A single server had sent us elsewhere, and there is nobody: it is asked again. */
-        if (s->slots != NULL) {
-            s->slots[slot_of(r)] = NULL;
-        }
-        return REMOTE_PAUSE;
+    if (request->end == REQUEST_UNSENT && r->link != s->link && s->slots != NULL) {
+        s->slots[slot_of(r)] = NULL; /* a single server had sent us there, and there is nobody: it is asked again */
     }
     if (request->end != REQUEST_DONE) {
         link_raise(r->link, s->server, request);

@@ -268,6 +268,13 @@ static bool finish_connecting(struct redis_connection *c) {
 }
 
 static void fail_io(struct redis_connection *c) {
+    char alert[64];
+    int error = errno;
+    /* A peer that refuses under TLS says why and hangs up: the reason may be there to be read. */
+    if (c->stream != NULL && (error == ECONNRESET || error == EPIPE) &&
+        c->stream->read(c->stream->context, c->fd, alert, sizeof alert) >= 0) {
+        errno = error;
+    }
     if (c->stream != NULL && errno == EPROTO) {
         connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
     } else {
@@ -312,7 +319,7 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
     } else if (failed && starts_with(r, "NOAUTH")) {
         connection_close(c, FAULT_LOGIN, "%.*s", (int)r->len, r->str);
     } else if (failed && starts_with(r, "ERR max number of clients")) {
-        connection_close(c, FAULT_CONNECT, "%.*s", (int)r->len, r->str);
+        connection_close(c, FAULT_CLOSED, "%.*s", (int)r->len, r->str);
     } else if (failed && kind == GREETING_SELECT) {
         connection_close(c, FAULT_DATABASE, "%.*s", (int)r->len, r->str);
     } else if (failed && !starts_with(r, "ERR") && !starts_with(r, "NOPERM") && !starts_with(r, "NOPROTO") &&
