@@ -88,9 +88,8 @@ def incrby(server: Server, threads: int = 1) -> Runner:
 
 def redis_client(server: Server) -> Any:
     """A client of redis-py, which reads with hiredis."""
-    from redis.utils import HIREDIS_AVAILABLE
-
     import redis
+    from redis.utils import HIREDIS_AVAILABLE
 
     if not HIREDIS_AVAILABLE:
         raise RuntimeError("redis-py is to use hiredis' parser: pip install hiredis")

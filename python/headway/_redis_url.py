@@ -94,7 +94,7 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:
         parts = urlsplit(f"{scheme}://{rest}")
         port = 6379 if parts.port is None else parts.port
     except ValueError:
-        port = -1
+        parts, port = urlsplit(f"{scheme}://localhost"), -1
     if "[" in hosts and "]" not in hosts:
         raise _bad(place, "an IPv6 address must be in brackets, as [::1]:6379")
     if not 0 < port < 65536:

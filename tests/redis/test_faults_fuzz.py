@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from faults_ask import QUOTA, Ask, store_of
 from faults_server import HANG_UP, Answer, FakeServer, array, decided
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headway import StoreUnavailableError
@@ -88,7 +88,6 @@ def test_whatever_a_server_says_is_a_result_or_a_typed_error(as_task: bool, usin
     ask = Ask(as_task)
     with FakeServer() as server:
 
-        @settings(max_examples=120)
         @given(answer=pieces(), timeout=st.sampled_from([-1, -1, 0.01]))
         def one(answer: Answer, timeout: float) -> None:
             limiter = ask.limiter(store_of(server.url, timeout=TIMEOUT_S), using)
@@ -112,7 +111,6 @@ def test_whatever_a_server_greets_with_is_no_decision_or_a_typed_error(as_task: 
     ask = Ask(as_task)
     with FakeServer() as server:
 
-        @settings(max_examples=120)
         @given(answer=pieces())
         def one(answer: Answer) -> None:
             server.greeting = lambda request: answer
