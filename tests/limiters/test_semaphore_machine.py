@@ -186,8 +186,8 @@ class Semaphores(RuleBasedStateMachine):
     @invariant()
     def they_agree(self) -> None:
         if hasattr(self, "model"):
-            # Permits are given in order. Tasks of one loop go on in that order; which of two loops has
-            # its turn first is not ours to say.
+            # Permits are given in order. Tasks of one loop go on in that order; which of two
+            # loops has its turn first is not ours to say.
             assert sorted(self.entered) == sorted(self.model.entered)
             for home in {actor.task.get_loop() for actor in self.actors}:
                 own = {actor.number for actor in self.actors if actor.task.get_loop() is home}
