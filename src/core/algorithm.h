@@ -53,10 +53,15 @@ void algorithm_report(enum algorithm_id id, const struct state *s, const struct 
  * the longer reset. */
 bool decision_is_tighter(const struct decision *a, const struct decision *b, bool denied);
 
+/* gcra and its kin, whose state is an arrival time; the others count in windows. */
+static inline bool algorithm_is_bucket(enum algorithm_id id) {
+    return id != FIXED_WINDOW && id != SLIDING_WINDOW;
+}
+
 /* The share of its quota that a key has used, as the table needs it to choose who makes room: `scale` is what a table
  * entry remembers of the quota, and the share is at least 0; about 1 for a key at its limit. */
 static inline float algorithm_scale(enum algorithm_id id, const struct quota *q) {
-    return id == FIXED_WINDOW || id == SLIDING_WINDOW ? (float)q->limit : q->span_scale;
+    return algorithm_is_bucket(id) ? q->span_scale : (float)q->limit;
 }
 float algorithm_share(enum algorithm_id id, const struct state *s, float scale, int64_t now);
 

@@ -69,6 +69,17 @@ void plan_choose_tightest(const struct plan *p, const struct state *states, int6
     out->state = states[out->rule];
 }
 
+bool plan_never_fits(const struct plan *p, int64_t cost) {
+    for (int i = 0; i < p->count; i++) {
+        struct state fresh = {{0, 0, 0}};
+        int64_t asked = rule_cost(&p->rules[i], cost);
+        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, asked, 0) == WAIT_NEVER) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void decide_all(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
                        struct outcome *out) {
     struct state before[QUOTA_RULES_MAX], after[QUOTA_RULES_MAX];

@@ -71,6 +71,9 @@ struct store_waiter {
 void plan_choose_tightest(const struct plan *p, const struct state *states, int64_t denied_cost, int64_t now,
                           struct outcome *out);
 
+/* No waiting makes room for this cost, under one of the rules. */
+bool plan_never_fits(const struct plan *p, int64_t cost);
+
 /* `exclusive`: only one thread at a time calls any function on this store, as under a GIL. */
 bool store_init(struct store *s, int64_t max_keys, enum table_full when_full, struct virtual_clock *clock,
                 bool exclusive, uint32_t seed);

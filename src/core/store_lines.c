@@ -126,8 +126,7 @@ static int64_t project(struct store_line *l, const struct plan *p, int64_t cost,
  * leave at any time. */
 static void project_without(struct store_line *l, const struct plan *p, int64_t cost, int64_t now) {
     struct projection *pr = &l->projection;
-    bool bucket = p->algorithm == GCRA || p->algorithm == TOKEN_BUCKET || p->algorithm == LEAKING_BUCKET;
-    if (pr->valid && pr->uniform && bucket && pr->count == 1 && p->count == 1 &&
+    if (pr->valid && pr->uniform && algorithm_is_bucket(p->algorithm) && pr->count == 1 && p->count == 1 &&
         quota_equal(&pr->quota, &p->rules[0].quota)) {
         algorithm_refund(p->algorithm, &pr->slots[0].state, &pr->quota, cost, now);
         pr->from = now;
@@ -178,17 +177,6 @@ static void deny(const struct plan *p, const struct table_key *key, struct store
     }
 }
 
-static bool can_never_fit(const struct plan *p, int64_t cost) {
-    for (int i = 0; i < p->count; i++) {
-        struct state fresh = {{0, 0, 0}};
-        int64_t asked = rule_cost(&p->rules[i], cost);
-        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, asked, 0) == WAIT_NEVER) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void store_limit_behind(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
                         struct outcome *out) {
     lock_acquire(&s->lines_lock);
@@ -198,7 +186,7 @@ void store_limit_behind(struct store *s, const struct plan *p, const struct tabl
         drop_if_empty(s, at);
         at = line_at(s, p->line_space, key);
     }
-    if (*at == NULL || can_never_fit(p, cost)) {
+    if (*at == NULL || plan_never_fits(p, cost)) {
         store_decide(s, p, key, cost, now, out);
     } else {
         project_line(*at, now);
@@ -240,9 +228,9 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
         drop_if_empty(s, at);
         at = line_at(s, p->line_space, key);
     }
-    if (*at == NULL || cost == 0 || can_never_fit(p, cost)) {
+    if (*at == NULL || cost == 0 || plan_never_fits(p, cost)) {
         store_decide(s, p, key, cost, now, &w->outcome);
-        if (w->outcome.kind != OUTCOME_DENIED || can_never_fit(p, cost)) {
+        if (w->outcome.kind != OUTCOME_DENIED || plan_never_fits(p, cost)) {
             goto done;
         }
     }

@@ -108,12 +108,7 @@ PyObject *call_conclude(CallObject *c, PyObject *result) {
 
 static PyObject *conclude_permit(CallObject *c, const struct wait *w) {
     if (w->refused) {
-        PyObject *error = PyObject_CallMethod(c->owner, "_max_sleep_error", NULL);
-        if (error != NULL) {
-            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-            Py_DECREF(error);
-        }
-        return NULL;
+        return semaphore_raise_refused((SemaphoreObject *)c->owner);
     }
     semaphore_entered((SemaphoreObject *)c->owner);
     return Py_NewRef(Py_None);
@@ -310,11 +305,9 @@ static void finish(CallObject *c) {
         task_wait_give_up(c->wait);
         Py_CLEAR(c->wait);
         Py_CLEAR(c->inner);
-        if (c->distant != NULL) {
-            distant_finish(c);
-        }
         PyErr_Restore(error_type, error, traceback);
-    } else if (c->distant != NULL) {
+    }
+    if (c->distant != NULL) {
         distant_finish(c);
     }
 }

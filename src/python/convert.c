@@ -22,6 +22,15 @@ int import_once(PyObject **slot, const char *module, const char *name) {
     return 0;
 }
 
+int weak_dict_once(PyObject **slot) {
+    PyObject *type = NULL;
+    if (*slot == NULL && import_once(&type, "weakref", "WeakKeyDictionary") == 0) {
+        *slot = PyObject_CallNoArgs(type);
+        Py_DECREF(type);
+    }
+    return *slot == NULL ? -1 : 0;
+}
+
 /* ---- keys ---- */
 
 static int key_too_long(struct module_state *m, PyObject *object, Py_ssize_t length) {

@@ -67,8 +67,7 @@ static int64_t distant_rest(const CallObject *c) {
 }
 
 static bool reserves(const CallObject *c) {
-    enum algorithm_id algorithm = c->distant->remote.plan->plan->algorithm;
-    return c->timeout_ns > 0 && algorithm != FIXED_WINDOW && algorithm != SLIDING_WINDOW;
+    return c->timeout_ns > 0 && algorithm_is_bucket(c->distant->remote.plan->plan->algorithm);
 }
 
 PySendResult distant_ask(CallObject *c, PyObject **result) {

@@ -337,8 +337,7 @@ static PyObject *limiter_settle(PyObject *object, PyObject *args) {
         key_from_object(t->module, key, &table_key, &owned) < 0) {
         return NULL;
     }
-    bool known = t->plan != NULL && rule >= 0 && rule < t->plan->plan->count &&
-                 (t->algorithm == GCRA || t->algorithm == TOKEN_BUCKET || t->algorithm == LEAKING_BUCKET);
+    bool known = t->plan != NULL && rule >= 0 && rule < t->plan->plan->count && algorithm_is_bucket(t->algorithm);
     bool done = known;
     if (known && t->redis != NULL) {
         int end = redis_store_settle_from_anywhere(t->redis, t->plan, rule, &table_key, surplus);

@@ -63,7 +63,7 @@ int link_object_call(LinkObject *self, struct redis_request *r) {
     return link_call(&self->link, r, &caller) ? 0 : -1;
 }
 
-const char *fault_name(enum connection_fault fault) {
+static const char *fault_name(enum connection_fault fault) {
     static const char *const names[] = {
         [FAULT_NONE] = "none",         [FAULT_ADDRESS] = "address", [FAULT_CONNECT] = "connect",
         [FAULT_TIMEOUT] = "timeout",   [FAULT_LOGIN] = "login",     [FAULT_DATABASE] = "database",
@@ -138,7 +138,7 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     } else {
         PyObject *server = PyUnicode_FromFormat("redis://%s:%d", self->address.host, self->address.port);
         if (server != NULL) {
-            link_raise(self, server, r);
+            link_raise(server, r);
             Py_DECREF(server);
         }
     }
@@ -146,9 +146,8 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     return answer;
 }
 
-void link_raise_fault(LinkObject *self, PyObject *server, const char *fault, const char *text, bool lost) {
+void link_raise_fault(PyObject *server, const char *fault, const char *text, bool lost) {
     PyObject *make = NULL;
-    (void)self;
     if (import_once(&make, "headway._redis_errors", "unavailable") < 0) {
         return;
     }
@@ -162,8 +161,8 @@ void link_raise_fault(LinkObject *self, PyObject *server, const char *fault, con
     }
 }
 
-void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r) {
-    link_raise_fault(self, server, fault_name(r->fault), r->error, r->end == REQUEST_LOST);
+void link_raise(PyObject *server, const struct redis_request *r) {
+    link_raise_fault(server, fault_name(r->fault), r->error, r->end == REQUEST_LOST);
 }
 
 static PyObject *link_close_method(PyObject *object, PyObject *unused) {

@@ -27,9 +27,8 @@ void link_free_texts(char *texts[5]);
 int link_object_call(LinkObject *self, struct redis_request *r);
 
 /* Raises StoreUnavailableError for a request that is UNSENT or LOST. */
-void link_raise_fault(LinkObject *self, PyObject *server, const char *fault, const char *text, bool lost);
-void link_raise(LinkObject *self, PyObject *server, const struct redis_request *r);
-const char *fault_name(enum connection_fault fault);
+void link_raise_fault(PyObject *server, const char *fault, const char *text, bool lost);
+void link_raise(PyObject *server, const struct redis_request *r);
 
 /* An error of the server becomes an exception object, not raised. */
 PyObject *reply_to_object(struct module_state *m, const redisReply *r);

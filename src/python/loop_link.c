@@ -160,16 +160,8 @@ void loop_link_tell(LoopLinkObject *self, struct redis_request *r) {
 
 LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
     struct module_state *m = of->module;
-    if (of->loops == NULL) {
-        PyObject *type = NULL;
-        if (import_once(&type, "weakref", "WeakKeyDictionary") < 0) {
-            return NULL;
-        }
-        of->loops = PyObject_CallNoArgs(type);
-        Py_DECREF(type);
-        if (of->loops == NULL) {
-            return NULL;
-        }
+    if (weak_dict_once(&of->loops) < 0) {
+        return NULL;
     }
     LoopLinkObject *self = (LoopLinkObject *)PyObject_GetItem(of->loops, loop);
     if (self != NULL || !PyErr_ExceptionMatches(PyExc_KeyError)) {
@@ -201,11 +193,6 @@ static int loop_link_traverse(LoopLinkObject *self, visitproc visit, void *arg) 
     return 0;
 }
 
-static int loop_link_clear(LoopLinkObject *self) {
-    (void)self;
-    return 0;
-}
-
 static void loop_link_dealloc(PyObject *object) {
     LoopLinkObject *self = (LoopLinkObject *)object;
     PyTypeObject *type = Py_TYPE(object);
@@ -221,7 +208,6 @@ static void loop_link_dealloc(PyObject *object) {
 static PyType_Slot loop_link_slots[] = {
     {Py_tp_dealloc, loop_link_dealloc},
     {Py_tp_traverse, loop_link_traverse},
-    {Py_tp_clear, loop_link_clear},
     {Py_tp_call, loop_link_call},
     {0, NULL},
 };

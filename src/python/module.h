@@ -188,6 +188,8 @@ int algorithm_from_object(struct module_state *m, PyObject *object, enum algorit
 PyObject *quotas_from_object(struct module_state *m, PyObject *object);
 PyObject *seconds_object(int64_t ns);
 int import_once(PyObject **slot, const char *module, const char *name);
+/* A WeakKeyDictionary, made when first asked for. */
+int weak_dict_once(PyObject **slot);
 /* 0 and *ns within the clock's bounds. */
 int instant_from_object(struct module_state *m, PyObject *object, const char *name, int64_t *ns);
 
@@ -245,8 +247,9 @@ PyObject *call_peek(LimiterObject *t, PyObject *key);
 PyObject *call_reset(LimiterObject *t, PyObject *key);
 PyObject *call_permit(SemaphoreObject *s);
 
-/* A permit has been handed over: its lease keeps the pool alive. */
+/* A permit has been handed over: its lease keeps the pool alive. Or it was not to be had in time: NULL, with the exception. */
 void semaphore_entered(SemaphoreObject *s);
+PyObject *semaphore_raise_refused(SemaphoreObject *s);
 
 void call_free_list_clear(struct module_state *m);
 

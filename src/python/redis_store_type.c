@@ -91,16 +91,6 @@ void redis_store_recovered(RedisStoreObject *s) {
 
 /* ---- deciding ---- */
 
-bool redis_store_never_fits(const struct plan *p, int64_t cost) {
-    for (int i = 0; i < p->count; i++) {
-        struct state fresh = {{0, 0, 0}};
-        if (algorithm_wait(p->algorithm, &fresh, &p->rules[i].quota, rule_cost(&p->rules[i], cost), 0) == WAIT_NEVER) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int sleep_for(int64_t ns) {
     struct parker parker;
     int64_t until = clock_now() + ns;
@@ -111,10 +101,6 @@ int sleep_for(int64_t ns) {
     }
     parker_destroy(&parker);
     return answer;
-}
-
-static bool is_bucket(const struct plan *p) {
-    return p->algorithm != FIXED_WINDOW && p->algorithm != SLIDING_WINDOW;
 }
 
 int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
@@ -159,7 +145,7 @@ static void give_back(RedisStoreObject *s, PlanObject *plan, const struct table_
 int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                       int64_t timeout_ns, struct outcome *out) {
     int64_t start = clock_now();
-    bool reserves = timeout_ns > 0 && is_bucket(plan->plan);
+    bool reserves = timeout_ns > 0 && algorithm_is_bucket(plan->plan->algorithm);
     for (;;) {
         int64_t rest = timeout_ns < 0 ? 0 : timeout_ns == INT64_MAX ? INT64_MAX : timeout_ns - (clock_now() - start);
         struct remote r = {

@@ -32,7 +32,6 @@ int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int 
 int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key);
 
 /* The same in parts, for whoever waits otherwise than as a thread. */
-bool redis_store_never_fits(const struct plan *p, int64_t cost);
 /* The server has answered: if it could not before, that is said. */
 void redis_store_recovered(RedisStoreObject *s);
 /* With an exception set: on_error's answer instead of it, or -1. */

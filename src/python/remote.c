@@ -29,8 +29,8 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     }
     switch (r->kind) {
     case REMOTE_LIMIT:
-        request = scripts_limit(p, r->plan->names, &r->key, redis_store_never_fits(p, r->cost) ? 0 : r->cost,
-                                r->most_wait_ns, r->whole);
+        request = scripts_limit(p, r->plan->names, &r->key, plan_never_fits(p, r->cost) ? 0 : r->cost, r->most_wait_ns,
+                                r->whole);
         break;
     case REMOTE_SETTLE:
         request = scripts_settle(p, r->rule, r->plan->names, &r->key, r->surplus, r->whole);
@@ -50,13 +50,9 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
 
 /* ---- reading ---- */
 
-static bool says(const redisReply *reply, const char *word) {
-    return reply->len >= strlen(word) && strncmp(reply->str, word, strlen(word)) == 0;
-}
-
 static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
-    bool login = says(reply, "NOAUTH") || says(reply, "WRONGPASS") || says(reply, "NOPERM");
-    link_raise_fault(s->link, s->server, login ? "login" : "store", reply->str, false);
+    bool login = reply_begins(reply, "NOAUTH") || reply_begins(reply, "WRONGPASS") || reply_begins(reply, "NOPERM");
+    link_raise_fault(s->server, login ? "login" : "store", reply->str, false);
     return REMOTE_FAILED;
 }
 
@@ -105,16 +101,16 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
     if (r->tries >= TRIES || clock_now() >= r->give_up) {
         return refuse(s, reply);
     }
-    if (says(reply, "MOVED ")) {
+    if (reply_begins(reply, "MOVED ")) {
         return redirected(s, r, reply, true);
     }
-    if (says(reply, "ASK ")) {
+    if (reply_begins(reply, "ASK ")) {
         return redirected(s, r, reply, false);
     }
-    if (says(reply, "TRYAGAIN") || says(reply, "LOADING") || says(reply, "CLUSTERDOWN")) {
+    if (reply_begins(reply, "TRYAGAIN") || reply_begins(reply, "LOADING") || reply_begins(reply, "CLUSTERDOWN")) {
         return REMOTE_PAUSE;
     }
-    if ((says(reply, "READONLY") || says(reply, "MASTERDOWN")) && s->topology != NULL) {
+    if ((reply_begins(reply, "READONLY") || reply_begins(reply, "MASTERDOWN")) && s->topology != NULL) {
         return REMOTE_REFRESH;
     }
     return refuse(s, reply);
@@ -130,7 +126,7 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
         s->slots[slot_of(r)] = NULL; /* a single server had sent us there, and there is nobody: it is asked again */
     }
     if (request->end != REQUEST_DONE) {
-        link_raise(r->link, s->server, request);
+        link_raise(s->server, request);
         return REMOTE_FAILED;
     }
     const redisReply *reply = request->reply;
@@ -138,10 +134,10 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
         return read_error(s, r, reply);
     }
     if (r->kind == REMOTE_LIMIT && !scripts_read(r->plan->plan, reply, r->cost, r->most_wait_ns,
-                                                 redis_store_never_fits(r->plan->plan, r->cost), &r->out)) {
+                                                 plan_never_fits(r->plan->plan, r->cost), &r->out)) {
         /* Whatever answers here, or however the replies have got out of step: the connection can't be trusted. */
         link_close(&r->link->link);
-        link_raise_fault(s->link, s->server, "protocol", "it answered what the script cannot have said", true);
+        link_raise_fault(s->server, "protocol", "it answered what the script cannot have said", true);
         return REMOTE_FAILED;
     }
     redis_store_recovered(s);

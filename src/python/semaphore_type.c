@@ -209,8 +209,8 @@ static void leave(SemaphoreObject *s, PyObject *holder, bool destroyed) {
     }
 }
 
-static PyObject *raise_max_sleep(PyObject *object) {
-    PyObject *error = PyObject_CallMethod(object, "_max_sleep_error", NULL);
+PyObject *semaphore_raise_refused(SemaphoreObject *s) {
+    PyObject *error = PyObject_CallMethod((PyObject *)s, "_max_sleep_error", NULL);
     if (error != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
@@ -238,7 +238,7 @@ static PyObject *sync_enter(PyObject *object, PyObject *unused) {
         return NULL;
     }
     if (w.wait.refused) {
-        return raise_max_sleep(object);
+        return semaphore_raise_refused(s);
     }
     semaphore_entered(s);
     Py_RETURN_NONE;

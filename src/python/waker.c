@@ -265,16 +265,8 @@ static void alarm_dealloc(PyObject *object) {
 /* ---- what the TaskWaits call ---- */
 
 WakerObject *waker_of(struct module_state *m, PyObject *loop) {
-    if (m->wakers == NULL) {
-        PyObject *type = NULL;
-        if (import_once(&type, "weakref", "WeakKeyDictionary") < 0) {
-            return NULL;
-        }
-        m->wakers = PyObject_CallNoArgs(type);
-        Py_DECREF(type);
-        if (m->wakers == NULL) {
-            return NULL;
-        }
+    if (weak_dict_once(&m->wakers) < 0) {
+        return NULL;
     }
     WakerObject *w = (WakerObject *)PyObject_GetItem(m->wakers, loop);
     if (w == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {

@@ -303,7 +303,7 @@ static bool write_out(struct redis_connection *c, int64_t now) {
     return true;
 }
 
-static bool starts_with(const redisReply *r, const char *text) {
+bool reply_begins(const redisReply *r, const char *text) {
     return r->len >= strlen(text) && strncmp(r->str, text, strlen(text)) == 0;
 }
 
@@ -316,14 +316,14 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
     c->greetings_left--;
     if (failed && kind == GREETING_AUTH) {
         connection_close(c, FAULT_LOGIN, "%.*s", (int)r->len, r->str);
-    } else if (failed && starts_with(r, "NOAUTH")) {
+    } else if (failed && reply_begins(r, "NOAUTH")) {
         connection_close(c, FAULT_LOGIN, "%.*s", (int)r->len, r->str);
-    } else if (failed && starts_with(r, "ERR max number of clients")) {
+    } else if (failed && reply_begins(r, "ERR max number of clients")) {
         connection_close(c, FAULT_CLOSED, "%.*s", (int)r->len, r->str);
     } else if (failed && kind == GREETING_SELECT) {
         connection_close(c, FAULT_DATABASE, "%.*s", (int)r->len, r->str);
-    } else if (failed && !starts_with(r, "ERR") && !starts_with(r, "NOPERM") && !starts_with(r, "NOPROTO") &&
-               !starts_with(r, "LOADING") && !starts_with(r, "MASTERDOWN")) {
+    } else if (failed && !reply_begins(r, "ERR") && !reply_begins(r, "NOPERM") && !reply_begins(r, "NOPROTO") &&
+               !reply_begins(r, "LOADING") && !reply_begins(r, "MASTERDOWN")) {
         connection_close(c, FAULT_PROTOCOL, "%s was answered by: %.*s", asked[kind], (int)r->len, r->str);
     } else if (!failed && r->type != REDIS_REPLY_STATUS && kind != GREETING_HELLO) {
         connection_close(c, FAULT_PROTOCOL, "%s was not answered as Redis answers", asked[kind]);

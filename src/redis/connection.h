@@ -103,6 +103,9 @@ bool connection_advance(struct redis_connection *c, int64_t now);
 /* Has the server hung up while nobody looked? Call it before using a connection that was idle. */
 bool connection_is_stale(struct redis_connection *c);
 
+/* Does the text of a reply (an error, mostly) begin so? */
+bool reply_begins(const redisReply *reply, const char *text);
+
 /* Appends to a buffer in the protocol's form. False: no memory. */
 bool redis_append(struct redis_buffer *b, const char *bytes, size_t length);
 bool redis_append_array(struct redis_buffer *b, int count);

@@ -319,5 +319,5 @@ uint16_t scripts_slot(const struct redis_names *names, const struct table_key *k
 }
 
 bool scripts_are_missing(const redisReply *reply) {
-    return reply->type == REDIS_REPLY_ERROR && reply->len >= 8 && strncmp(reply->str, "NOSCRIPT", 8) == 0;
+    return reply->type == REDIS_REPLY_ERROR && reply_begins(reply, "NOSCRIPT");
 }
