@@ -83,7 +83,7 @@ static PySendResult distant_conclude(CallObject *c, PyObject **result) {
     c->distant->reserved = false;
     if (c->kind == CALL_PEEK) {
         struct decision d;
-        algorithm_report(t->algorithm, &r->out.state, &r->plan->plan->rules[r->out.rule].quota, 0, r->out.now, &d);
+        plan_report(r->plan, &r->out, &d);
         *result = state_new(t->module, &d);
     } else if (c->kind == CALL_RESET) {
         *result = Py_NewRef(Py_None);
@@ -113,7 +113,6 @@ static PySendResult distant_refresh(CallObject *c, PyObject **result) {
 static PySendResult distant_decided(CallObject *c, PyObject **result) {
     struct distant *d = c->distant;
     struct outcome *out = &d->remote.out;
-    LimiterObject *t = (LimiterObject *)c->owner;
     if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
         return distant_conclude(c, result);
     }
@@ -124,8 +123,7 @@ static PySendResult distant_decided(CallObject *c, PyObject **result) {
         return wait > 0 ? distant_sleep(c, clock_now() + wait, NULL, result) : distant_conclude(c, result);
     }
     struct decision told;
-    algorithm_report(t->algorithm, &out->state, &d->remote.plan->plan->rules[out->rule].quota, out->denied_cost,
-                     out->now, &told);
+    plan_report(d->remote.plan, out, &told);
     if (reserves(c) || told.retry_after_ns > distant_rest(c)) {
         return distant_conclude(c, result);
     }

@@ -261,6 +261,11 @@ int limiter_acquire(LimiterObject *t, const struct call *call, int64_t timeout_n
     return *result == NULL ? -1 : !((ResultObject *)*result)->limited;
 }
 
+void plan_report(const PlanObject *plan, const struct outcome *out, struct decision *d) {
+    algorithm_report(plan->plan->algorithm, &out->state, &plan->plan->rules[out->rule].quota, out->denied_cost,
+                     out->now, d);
+}
+
 PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
     PyObject *state = NULL, *owned = NULL;
     PlanObject *plan = NULL;
@@ -276,7 +281,7 @@ PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
         } else if (redis_store_limit(t->redis, plan, &table_key, 0, -1, &out) < 0) {
             goto done;
         }
-        algorithm_report(t->algorithm, &out.state, &plan->plan->rules[out.rule].quota, 0, out.now, &d);
+        plan_report(plan, &out, &d);
         state = state_new(t->module, &d);
     }
 done:

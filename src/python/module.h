@@ -235,6 +235,8 @@ PyObject *limiter_decide(LimiterObject *t, PyObject *key, int64_t cost, int64_t 
 /* Raises for an outcome that is neither admitted nor denied, where the store says so. */
 int limiter_check_outcome(LimiterObject *t, const struct outcome *out);
 PyObject *limiter_peek(LimiterObject *t, PyObject *key);
+/* What an outcome says of its rule. */
+void plan_report(const PlanObject *plan, const struct outcome *out, struct decision *d);
 PyObject *limiter_reset(LimiterObject *t, PyObject *key);
 
 /* ---- awaitables of the same; those that take a key take the reference over ---- */

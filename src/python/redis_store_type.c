@@ -11,12 +11,12 @@
 
 /* ---- failing and recovering ---- */
 
-static void log_line(const char *level, const char *format, PyObject *server, PyObject *what) {
+static void log_warning(const char *format, PyObject *server, PyObject *what) {
     PyObject *logging = PyImport_ImportModule("logging");
     PyObject *logger = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
     PyObject *done = logger == NULL ? NULL
-                     : what == NULL ? PyObject_CallMethod(logger, level, "sO", format, server)
-                                    : PyObject_CallMethod(logger, level, "sOO", format, server, what);
+                     : what == NULL ? PyObject_CallMethod(logger, "warning", "sO", format, server)
+                                    : PyObject_CallMethod(logger, "warning", "sOO", format, server, what);
     if (done == NULL) {
         PyErr_Clear(); /* the decision stands, whatever the user's log handlers did */
     }
@@ -54,7 +54,7 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
     s->failures++;
     if (!s->failing) {
         s->failing = true;
-        log_line("warning", said[s->on_error], error != NULL ? error : Py_None, NULL);
+        log_warning(said[s->on_error], error != NULL ? error : Py_None, NULL);
     }
     Py_XDECREF(type);
     Py_XDECREF(error);
@@ -83,7 +83,7 @@ void redis_store_recovered(RedisStoreObject *s) {
         s->failing = false;
         PyObject *count = PyLong_FromLongLong(s->failures);
         if (count != NULL) {
-            log_line("warning", "%s answers again; %s decisions so far were taken without it.", s->server, count);
+            log_warning("%s answers again; %s decisions so far were taken without it.", s->server, count);
             Py_DECREF(count);
         }
     }
@@ -172,8 +172,7 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
             return 0;
         }
         struct decision d;
-        algorithm_report(plan->plan->algorithm, &out->state, &plan->plan->rules[out->rule].quota, out->denied_cost,
-                         out->now, &d);
+        plan_report(plan, out, &d);
         if (d.retry_after_ns > rest || reserves) {
             return 0;
         }

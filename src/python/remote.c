@@ -59,20 +59,18 @@ static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
 /* "MOVED 3999 127.0.0.1:6381": the slot is served there from now on; ASK: this once. */
 static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const redisReply *reply, bool moved) {
     const char *text = reply->str;
-    enum remote_step lost = s->topology != NULL ? REMOTE_REFRESH : REMOTE_FAILED;
-    unsigned slot;
+    unsigned slot = 0;
     char where[256];
-    if (sscanf(text, "%*s %u %255s", &slot, where) != 2 || slot >= 16384) {
-        return lost == REMOTE_FAILED ? refuse(s, reply) : lost;
-    }
-    char *colon = strrchr(where, ':');
-    if (colon == NULL || atoi(colon + 1) < 1 || atoi(colon + 1) > 65535) {
-        return lost == REMOTE_FAILED ? refuse(s, reply) : lost;
+    bool read = sscanf(text, "%*s %u %255s", &slot, where) == 2 && slot < 16384;
+    char *colon = read ? strrchr(where, ':') : NULL;
+    int port = colon != NULL ? atoi(colon + 1) : 0;
+    if (port < 1 || port > 65535) {
+        return s->topology != NULL ? REMOTE_REFRESH : refuse(s, reply);
     }
     *colon = 0;
     /* An empty host is the one that answered. */
     const char *host = where[0] != 0 ? where : r->link->address.host;
-    LinkObject *link = redis_store_node(s, host, atoi(colon + 1));
+    LinkObject *link = redis_store_node(s, host, port);
     if (link == NULL) {
         return REMOTE_FAILED;
     }

@@ -67,11 +67,6 @@ static void heap_remove(WakerObject *w, TaskWaitObject *t) {
 
 /* ---- the alarm ---- */
 
-/* The loop, or NULL: it is gone. */
-static PyObject *loop_of(WakerObject *w) {
-    return weak_target(w->loop);
-}
-
 static PyObject *alarm_of(WakerObject *w) {
     if (w->alarm != NULL) {
         return Py_NewRef(w->alarm);
@@ -117,7 +112,7 @@ static int arm(WakerObject *w) {
         return 0;
     }
     PyObject *alarm = alarm_of(w); /* held while it changes hands, lest it look as if the loop had dropped it */
-    PyObject *loop = loop_of(w);
+    PyObject *loop = weak_target(w->loop);
     int answer = alarm == NULL || loop == NULL ? -1 : 0;
     if (answer == 0 && timer_set(w, loop, alarm, earliest)) {
         w->armed = earliest;
@@ -178,7 +173,7 @@ static void fail(WakerObject *w) {
 
 static void schedule(WakerObject *w) {
     bool here = w->thread == PyThread_get_thread_ident();
-    PyObject *loop = loop_of(w);
+    PyObject *loop = weak_target(w->loop);
     PyObject *alarm = loop == NULL ? NULL : alarm_of(w);
     PyObject *handle =
         alarm == NULL ? NULL : PyObject_CallMethod(loop, here ? "call_soon" : "call_soon_threadsafe", "O", alarm);
