@@ -32,6 +32,8 @@ def header() -> str:
         digest = hashlib.sha1(text.encode()).hexdigest()
         parts.append(f'#define LUA_{path.stem.upper()}_SHA "{digest}"')
         parts.append(f"static const char LUA_{path.stem.upper()}[] =\n{quoted(text)};")
+    names = " ".join(f"X({path.stem}, {path.stem.upper()})" for path in sorted(LUA.glob("*.lua")))
+    parts.append(f"#define LUA_SCRIPTS(X) {names}")
     return "\n".join(parts) + "\n"
 
 

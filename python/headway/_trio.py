@@ -1,10 +1,11 @@
 """Waiting in line where trio runs the event loop; the compiled `Call` delegates to it.
 
 The place in line is polled, but not in a rhythm: it says when another look is worth while, and
-calls when it is woken before that.
+calls when it is woken before that. A server is asked in one of trio's threads.
 """
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +13,7 @@ import trio
 if TYPE_CHECKING:
     from headway._core import TaskWait
 
-__all__ = ["in_trio", "wait"]
+__all__ = ["in_thread", "in_trio", "wait"]
 
 
 def in_trio() -> bool:
@@ -36,3 +37,12 @@ async def wait(place: "TaskWait") -> None:
             return
         with trio.move_on_after(seconds):
             await news.wait()
+
+
+async def in_thread(decide: Callable[[], None]) -> None:
+    """Ask a server, as a thread does.
+
+    It is not abandoned when it is cancelled: it ends within the store's deadlines, and then it is
+    known what was decided.
+    """
+    await trio.to_thread.run_sync(decide)

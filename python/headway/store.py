@@ -6,18 +6,29 @@
 
 import threading
 from abc import ABC
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
 from headway import _core
 from headway._core import MemoryStore
+from headway._redis_classes import CLASS_OPTIONS, client_of
+from headway._redis_client import Client, is_client
 from headway._redis_topology import Cluster, Sentinels
-from headway._redis_url import SCHEMES, parse, tls_context
+from headway._redis_url import SCHEMES, Place, parse, tls_context
 from headway._redis_url import masked as _masked
 from headway.exceptions import SetUpError
 from headway.types import AnyStore
 
-__all__ = ["BaseStore", "MemoryStore", "RedisStore", "from_env", "from_url", "shared_store"]
+__all__ = [
+    "BaseStore",
+    "MemoryStore",
+    "RedisStore",
+    "from_any",
+    "from_env",
+    "from_url",
+    "shared_store",
+]
 
 
 class BaseStore(ABC):
@@ -47,7 +58,10 @@ class RedisStore(_core.RedisStore):
     query: timeout and connect_timeout (seconds, 5 by default), client_name, on_error; for TLS
     ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, ssl_check_hostname. options: those of
     throttled.md: PASSWORD, SOCKET_TIMEOUT, SOCKET_CONNECT_TIMEOUT, CONNECTION_POOL_KWARGS (the
-    names of the query, and ssl_context), SENTINELS, SENTINEL_KWARGS, CLUSTER_NODES.
+    names of the query, and ssl_context), SENTINELS, SENTINEL_KWARGS, CLUSTER_NODES. Those that
+    name classes (REDIS_CLIENT_CLASS, CONNECTION_POOL_CLASS, ...) select redis-py instead.
+    Instead of a URL, server may be a client of redis-py (sync, asyncio, cluster) or of fakeredis:
+    then decisions go through it, and it stays the caller's to close.
     on_error: what a decision is when the server cannot answer: "raise", "allow", "deny", or what a
     MemoryStore says, which then keeps the same quota in the process. It is logged once each way.
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
@@ -57,16 +71,31 @@ class RedisStore(_core.RedisStore):
 
     def __init__(
         self,
-        server: str | None = None,
+        server: Any = None,
         options: dict[str, Any] | None = None,
         *,
         on_error: str | MemoryStore | None = None,
     ) -> None:
+        if is_client(server):
+            self._init_client(server, options, on_error)
+            return
         if server is not None and not isinstance(server, str):
             raise SetUpError(
-                f"Invalid server: {server!r}, must be a URL such as 'redis://localhost:6379/0'."
+                f"Invalid server: {server!r}, must be a URL such as 'redis://localhost:6379/0', "
+                "or a client of redis-py."
             )
-        self._place = place = parse(server or "redis://localhost:6379/0", options)
+        server = server or "redis://localhost:6379/0"
+        if isinstance(options, dict) and any(name in options for name in CLASS_OPTIONS):
+            client = client_of(server, options)
+            if client is not None:
+                self._init_client(client, None, on_error or options.get("ON_ERROR"))
+                return
+            options = {name: options[name] for name in options if name not in CLASS_OPTIONS}
+        place = parse(server, options)
+        self._init_place(place, on_error or place.on_error)
+
+    def _init_place(self, place: Place, on_error: str | MemoryStore) -> None:
+        self._place: Place | None = place
         self._tls = tls_context(place)
         topology: Cluster | Sentinels | None = None
         first = (place.host, place.port)
@@ -77,24 +106,51 @@ class RedisStore(_core.RedisStore):
             first = ("127.0.0.1", 0)  # nobody: the sentinels are asked first
             topology = Sentinels(place.service, place.nodes, self._sentinel_link)
         try:
-            super().__init__(self._link_to(*first), place.url, on_error or place.on_error, topology)
+            super().__init__(self._link_to(*first), place.url, on_error, topology)
         except SetUpError as error:
             raise SetUpError(f"Invalid store: {place.url!r}: {error}") from None
 
+    def _init_client(
+        self, client: Any, options: dict[str, Any] | None, on_error: str | MemoryStore | None
+    ) -> None:
+        if options:
+            raise SetUpError(
+                f"Invalid options: {', '.join(options)}, a client of your own has its options."
+            )
+        self._place, self._tls = None, None
+        own = Client(client)
+        super().__init__(own, own.name, on_error or "raise")
+
+    def _for_blocking(self, seconds: float) -> "RedisStore":
+        """A store of the same server with connections of its own, on which a command may block.
+
+        A client of the user's own takes a connection of its pool for each command anyway.
+        """
+        if self._place is None:
+            return RedisStore(self._client.client)
+        other = RedisStore.__new__(RedisStore)
+        other._init_place(replace(self._place, timeout=self._place.timeout + seconds), "raise")
+        return other
+
     def _link_to(self, host: str, port: int) -> _core.Link:
-        place = self._place
+        place = self._known_place
         return self._link_within(host, port, place.connect_timeout, place.timeout)
+
+    @property
+    def _known_place(self) -> Place:
+        assert self._place is not None, "a client of the user's own knows its place"
+        return self._place
 
     def _brief_link(self, host: str, port: int, share: int) -> _core.Link:
         """For a question to one of so many nodes, which together have the time of one."""
-        place = self._place
+        place = self._known_place
         limits = (place.connect_timeout / share, place.timeout / share)
         return self._link_within(host, port, *(min(1.0, limit) for limit in limits))
 
     def _link_within(
         self, host: str, port: int, connect_timeout: float, timeout: float
     ) -> _core.Link:
-        place = self._place
+        place = self._known_place
         return _core.Link(
             host,
             port,
@@ -109,7 +165,7 @@ class RedisStore(_core.RedisStore):
         )
 
     def _sentinel_link(self, host: str, port: int) -> _core.Link:
-        place = self._place
+        place = self._known_place
         return _core.Link(
             host,
             port,
@@ -148,6 +204,30 @@ def _shared_redis(url: str) -> RedisStore:
         return store
 
 
+_by_client: "WeakValueDictionary[int, RedisStore]" = WeakValueDictionary()
+
+
+def from_any(store: object) -> AnyStore:
+    """The store that `store` stands for: itself, a URL, or a client of redis-py or fakeredis.
+
+    All who give the same client share one store. Raises `SetUpError` for anything else.
+    """
+    if isinstance(store, (MemoryStore, RedisStore)):
+        return store
+    if isinstance(store, str):
+        return from_url(store)
+    if not is_client(store):
+        raise SetUpError(
+            f"Invalid store: {store!r}, must be a MemoryStore, a RedisStore, a URL such as "
+            "'redis://localhost:6379/0', or a client of redis-py."
+        )
+    with _by_url_lock:
+        made = _by_client.get(id(store))  # the store keeps the client, so its id is nobody else's
+        if made is None:
+            made = _by_client[id(store)] = RedisStore(store)
+        return made
+
+
 def from_url(url: str) -> AnyStore:
     """The store that a URL names: ``memory://`` is the one that the whole process shares.
 
@@ -176,18 +256,14 @@ _said: set[str] = set()
 def shared_store(family: str, connection: object = None) -> AnyStore:
     """The store of a family that shares by itself: `connection`, else REDIS_URL, else the process.
 
-    `connection` is a store or a URL. That limits are kept in the process is said once for
-    each family, at log level INFO. Raises `SetUpError` for anything else.
+    `connection` is a store, a URL, or a client of redis-py. That limits are kept in the process is
+    said once for each family, at log level INFO. Raises `SetUpError` for anything else.
     """
-    if isinstance(connection, (MemoryStore, RedisStore)):
-        return connection
-    if isinstance(connection, str):
-        return from_url(connection)
     if connection is not None:
-        raise SetUpError(
-            f"Invalid connection: {connection!r}, must be a MemoryStore, a RedisStore or a URL: "
-            "clients of redis-py are not in this release of headway."
-        )
+        try:
+            return from_any(connection)
+        except SetUpError as error:
+            raise SetUpError(str(error).replace("Invalid store", "Invalid connection", 1)) from None
     import os
 
     url = os.environ.get("REDIS_URL")

@@ -4,11 +4,14 @@
  * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
  * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
 #include "call_type.h"
+#include "distant.h"
 
 #define FREE_CALLS 64
 
 static struct module_state *state_of_call(CallObject *c) {
-    return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module : ((LimiterObject *)c->owner)->module;
+    return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module
+           : c->kind == CALL_RUN  ? ((RedisStoreObject *)c->owner)->module
+                                  : ((LimiterObject *)c->owner)->module;
 }
 
 /* ---- making ---- */
@@ -91,6 +94,16 @@ PyObject *call_permit(SemaphoreObject *s) {
     return (PyObject *)call_new(s->module, CALL_PERMIT, (PyObject *)s, NULL);
 }
 
+PyObject *call_run(RedisStoreObject *s, struct distant *d) {
+    CallObject *c = call_new(s->module, CALL_RUN, (PyObject *)s, NULL);
+    if (c == NULL) {
+        distant_release(d);
+        return NULL;
+    }
+    c->distant = d;
+    return (PyObject *)c;
+}
+
 /* ---- deciding ---- */
 
 PyObject *call_conclude(CallObject *c, PyObject *result) {
@@ -126,14 +139,45 @@ static PyObject *take(CallObject *c) {
                                              : call_conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
 }
 
-/* The loop's wait, or that of another library: a coroutine of headway._trio that waits for c->wait. */
-PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result) {
+static void call_track(CallObject *c) {
+    c->phase = CALL_WAITING;
     if (!c->tracked) {
         c->tracked = true;
         PyObject_GC_Track(c);
     }
-    c->phase = CALL_WAITING;
+}
+
+/* The coroutine is over. */
+static PySendResult resumed(CallObject *c, PySendResult end, PyObject **result) {
+    Py_CLEAR(c->inner);
+    c->phase = CALL_RUNNING;
+    if (c->distant != NULL) {
+        return distant_resumed(c, end, result);
+    }
+    if (end == PYGEN_RETURN) {
+        Py_SETREF(*result, take(c));
+    }
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+PySendResult call_delegate(CallObject *c, PyObject *coroutine, PyObject **result) {
+    *result = NULL;
+    if (coroutine == NULL) {
+        return PYGEN_ERROR;
+    }
+    c->inner = coroutine;
+    PySendResult end = PyIter_Send(coroutine, Py_None, result);
+    if (end == PYGEN_NEXT) {
+        call_track(c);
+        return end;
+    }
+    return resumed(c, end, result);
+}
+
+/* The loop's wait, or that of another library: a coroutine of headway._trio that waits for c->wait. */
+PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result) {
     if (loop != NULL) {
+        call_track(c);
         if (task_wait_sleep(c->wait, until) < 0) {
             return PYGEN_ERROR;
         }
@@ -147,20 +191,10 @@ PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObjec
     }
     PyObject *coroutine = PyObject_CallOneArg(wait, (PyObject *)c->wait);
     Py_DECREF(wait);
-    c->inner = coroutine;
-    if (coroutine == NULL) {
-        return PYGEN_ERROR;
-    }
-    PySendResult end = PyIter_Send(coroutine, Py_None, result);
-    if (end == PYGEN_RETURN) {
-        Py_SETREF(*result, take(c));
-        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-    }
-    return end;
+    return call_delegate(c, coroutine, result);
 }
 
-/* 1: `*loop` is the running loop, or NULL where trio runs; -1: neither does. */
-static int find_loop(struct module_state *m, PyObject **loop) {
+int call_find_loop(struct module_state *m, PyObject **loop) {
     *loop = running_loop(m);
     if (*loop != NULL) {
         return 1;
@@ -191,7 +225,7 @@ static PySendResult wait_for_slot(CallObject *c, PlanObject *plan, const struct 
     LimiterObject *t = (LimiterObject *)c->owner;
     struct module_state *m = t->module;
     PyObject *loop;
-    if (find_loop(m, &loop) < 0) {
+    if (call_find_loop(m, &loop) < 0) {
         return PYGEN_ERROR;
     }
     TaskWaitObject *w = task_wait_new(m, c->owner, Py_NewRef(plan), Py_NewRef(key_owner), loop);
@@ -255,7 +289,7 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
     if (held > 0 && !now.refused) {
         *result = conclude_permit(c, &now);
         end = PYGEN_RETURN;
-    } else if (held >= 0 && find_loop(m, &loop) > 0) {
+    } else if (held >= 0 && call_find_loop(m, &loop) > 0) {
         TaskWaitObject *w = task_wait_new(m, c->owner, NULL, NULL, loop);
         if (w != NULL) {
             c->wait = w;
@@ -276,7 +310,7 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
 }
 
 static PySendResult start(CallObject *c, PyObject **result) {
-    if (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->redis != NULL) {
+    if (c->kind == CALL_RUN || (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->redis != NULL)) {
         return distant_start(c, result);
     }
     switch ((enum call_kind)c->kind) {
@@ -291,6 +325,8 @@ static PySendResult start(CallObject *c, PyObject **result) {
     case CALL_RESET:
         *result = limiter_reset((LimiterObject *)c->owner, c->key);
         break;
+    case CALL_RUN:
+        break;
     }
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
@@ -299,12 +335,17 @@ static PySendResult start(CallObject *c, PyObject **result) {
 
 static void finish(CallObject *c) {
     c->phase = CALL_DONE;
+    if (c->inner != NULL) {
+        PyObject *error_type, *error, *traceback;
+        PyErr_Fetch(&error_type, &error, &traceback);
+        Py_CLEAR(c->inner);
+        PyErr_Restore(error_type, error, traceback);
+    }
     if (c->wait != NULL) {
         PyObject *error_type, *error, *traceback;
         PyErr_Fetch(&error_type, &error, &traceback);
         task_wait_give_up(c->wait);
         Py_CLEAR(c->wait);
-        Py_CLEAR(c->inner);
         PyErr_Restore(error_type, error, traceback);
     }
     if (c->distant != NULL) {
@@ -323,13 +364,8 @@ static PySendResult call_send(PyObject *object, PyObject *value, PyObject **resu
         c->phase = CALL_RUNNING;
         end = PyIter_Send(c->inner, value, result);
         c->phase = CALL_WAITING;
-        if (end == PYGEN_RETURN && c->distant != NULL) { /* it is known again who serves */
-            Py_CLEAR(*result);
-            Py_CLEAR(c->inner);
-            end = distant_ask(c, result);
-        } else if (end == PYGEN_RETURN) {
-            Py_SETREF(*result, take(c));
-            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        if (end != PYGEN_NEXT) {
+            end = resumed(c, end, result);
         }
     } else if (c->phase == CALL_WAITING && c->wait->state == TASK_WAITING) { /* resumed for no reason: sleep on */
         c->wait->blocking = true;
@@ -397,6 +433,18 @@ static void raise_thrown(PyObject *type, PyObject *value, PyObject *traceback) {
     PyErr_Restore(Py_NewRef(type), value == Py_None ? NULL : Py_XNewRef(value), Py_XNewRef(traceback));
 }
 
+/* What a coroutine has returned: NULL and an exception where there is no memory. */
+static PyObject *stop_iteration_value(void) {
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *value = error == NULL ? NULL : PyObject_GetAttrString(error, "value");
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return value;
+}
+
 static PyObject *call_throw(PyObject *object, PyObject *args) {
     CallObject *c = (CallObject *)object;
     PyObject *type, *value = NULL, *traceback = NULL;
@@ -410,14 +458,17 @@ static PyObject *call_throw(PyObject *object, PyObject *args) {
         if (yielded != NULL) {
             return yielded;
         }
+        PyObject *result = NULL;
+        PySendResult end = PYGEN_ERROR;
         if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
-            PyErr_Clear();
-            PyObject *result = take(c);
-            finish(c);
-            return result == NULL ? NULL : method_answer(PYGEN_RETURN, result);
+            end = PYGEN_RETURN;
+            result = stop_iteration_value();
         }
-        finish(c);
-        return NULL;
+        end = resumed(c, result == NULL ? PYGEN_ERROR : end, &result);
+        if (end != PYGEN_NEXT) {
+            finish(c);
+        }
+        return end == PYGEN_ERROR ? NULL : method_answer(end, result);
     }
     raise_thrown(type, value, traceback);
     finish(c);
@@ -451,7 +502,7 @@ static int call_traverse(CallObject *c, visitproc visit, void *arg) {
 
 static const char *const call_names[] = {
     [CALL_LIMIT] = "limit", [CALL_ENTER] = "__aenter__",  [CALL_PEEK] = "peek",
-    [CALL_RESET] = "reset", [CALL_PERMIT] = "__aenter__",
+    [CALL_RESET] = "reset", [CALL_PERMIT] = "__aenter__", [CALL_RUN] = "_run_async",
 };
 
 static void warn_not_awaited(CallObject *c) {

@@ -1,62 +1,90 @@
-/* A call that is decided on a server, as a task awaits it: the same steps as remote_run, with the event loop in between. */
+/* A call that is decided on a server, as a task awaits it: the same steps as remote_run, with the event loop in between.
+ *
+ * In asyncio the loop's own connection is asked. A client of the user's own is asked by a coroutine. Where trio runs the loop, one of
+ * its threads does what a thread would do, but for the sleeping. */
+#include "distant.h"
+
 #include "call_type.h"
 #include "clock.h"
 #include "loop_link.h"
-#include "remote.h"
 
-/* How far a call to a server has come. */
-struct distant {
-    struct remote remote;
-    PyObject *key_owner; /* whose bytes the key has, or NULL */
-    int64_t start;
-    bool reserved; /* it is admitted, and waits for its instant */
-};
-
-static PySendResult distant_sleep(CallObject *c, int64_t instant_ns, struct redis_request *request, PyObject **result) {
-    struct module_state *m = ((LimiterObject *)c->owner)->module;
-    PyObject *loop = running_loop(m);
-    LoopLinkObject *link = NULL;
-    PySendResult end = PYGEN_ERROR;
-    int64_t until = instant_ns;
-    if (loop == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(m->setup_error,
-                            "RedisStore is awaited in an event loop of asyncio; trio is not in this release of "
-                            "headway.");
-        }
-        goto done;
+struct distant *distant_new(void) {
+    struct distant *d = PyMem_Calloc(1, sizeof *d);
+    if (d == NULL) {
+        PyErr_NoMemory();
+        return NULL;
     }
+    atomic_init(&d->owners, 1);
+    return d;
+}
+
+void distant_release(struct distant *d) {
+    if (d == NULL || atomic_fetch_sub(&d->owners, 1) > 1) {
+        return;
+    }
+    if (d->foreign != NULL) {
+        request_free(d->foreign);
+    }
+    remote_clear(&d->remote);
+    Py_XDECREF(d->remote.answer);
+    Py_XDECREF(d->remote.plan);
+    Py_XDECREF(d->key_owner);
+    free(d->words.bytes);
+    PyMem_Free(d);
+}
+
+static RedisStoreObject *store_of(const CallObject *c) {
+    return c->kind == CALL_RUN ? (RedisStoreObject *)c->owner : ((LimiterObject *)c->owner)->redis;
+}
+
+/* ---- waiting ---- */
+
+/* For the reply to `request` (taken over), or, without one, until the instant. */
+static PySendResult distant_sleep(CallObject *c, PyObject *loop, int64_t instant_ns, struct redis_request *request,
+                                  PyObject **result) {
+    int64_t until = instant_ns;
     if (c->wait != NULL) {
         task_wait_give_up(c->wait);
         Py_CLEAR(c->wait);
     }
-    c->wait = task_wait_new(m, c->owner, NULL, NULL, loop);
+    c->wait = task_wait_new(store_of(c)->module, c->owner, NULL, NULL, loop);
     if (c->wait == NULL) {
-        goto done;
+        if (request != NULL) {
+            request_free(request);
+        }
+        return PYGEN_ERROR;
     }
     if (request == NULL) {
+        c->distant->stage = DISTANT_SLEEPING;
         wait_begin_instant(&c->wait->wait, instant_ns, &until);
     } else {
-        link = loop_link_of(c->distant->remote.link, loop);
+        c->distant->stage = DISTANT_ASKING;
+        LoopLinkObject *link = loop_link_of(c->distant->remote.link, loop);
         if (link == NULL) {
-            goto done;
+            request_free(request);
+            return PYGEN_ERROR;
         }
         int begun = wait_begin_reply(c->wait, link, request, &until);
-        request = NULL;
+        Py_DECREF(link);
         if (begun < 0) {
-            goto done;
+            return PYGEN_ERROR;
         }
     }
     c->wait->begun = true;
-    end = call_sleep_on(c, loop, until, result);
-done:
-    if (request != NULL) {
-        request_free(request);
+    return call_sleep_on(c, loop, until, result);
+}
+
+static PySendResult sleep_until(CallObject *c, int64_t instant_ns, PyObject **result) {
+    PyObject *loop;
+    if (call_find_loop(store_of(c)->module, &loop) < 0) {
+        return PYGEN_ERROR;
     }
-    Py_XDECREF(link);
+    PySendResult end = distant_sleep(c, loop, instant_ns, NULL, result);
     Py_XDECREF(loop);
     return end;
 }
+
+/* ---- asking ---- */
 
 static int64_t distant_rest(const CallObject *c) {
     if (c->timeout_ns < 0 || c->timeout_ns == INT64_MAX) {
@@ -70,44 +98,93 @@ static bool reserves(const CallObject *c) {
     return c->timeout_ns > 0 && algorithm_is_bucket(c->distant->remote.plan->plan->algorithm);
 }
 
-PySendResult distant_ask(CallObject *c, PyObject **result) {
-    struct remote *r = &c->distant->remote;
-    r->most_wait_ns = reserves(c) ? distant_rest(c) : 0;
-    struct redis_request *request = remote_request(((LimiterObject *)c->owner)->redis, r);
-    return request == NULL ? PYGEN_ERROR : distant_sleep(c, 0, request, result);
+/* What trio's thread calls; the capsule is an owner of its own, since a coroutine can be dropped under way. */
+static PyObject *work(PyObject *bound, PyObject *unused) {
+    (void)unused;
+    struct distant *d = PyCapsule_GetPointer(PyTuple_GET_ITEM(bound, 0), NULL);
+    if (d == NULL || remote_run((RedisStoreObject *)PyTuple_GET_ITEM(bound, 1), &d->remote) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
+static PyMethodDef work_method = {"decide", work, METH_NOARGS, NULL};
+
+static void release_capsule(PyObject *capsule) {
+    distant_release(PyCapsule_GetPointer(capsule, NULL));
+}
+
+static PySendResult ask_in_thread(CallObject *c, PyObject **result) {
+    PyObject *in_thread = NULL, *coroutine = NULL;
+    if (import_once(&in_thread, "headway._trio", "in_thread") < 0) {
+        return PYGEN_ERROR;
+    }
+    PyObject *capsule = PyCapsule_New(c->distant, NULL, release_capsule);
+    if (capsule != NULL) {
+        atomic_fetch_add(&c->distant->owners, 1);
+        /* with the store and what the key's bytes belong to */
+        PyObject *bound = Py_BuildValue("(NOO)", capsule, store_of(c), c->key != NULL ? c->key : Py_None);
+        PyObject *function = bound == NULL ? NULL : PyCFunction_New(&work_method, bound);
+        coroutine = function == NULL ? NULL : PyObject_CallOneArg(in_thread, function);
+        Py_XDECREF(function);
+        Py_XDECREF(bound);
+    }
+    Py_DECREF(in_thread);
+    c->distant->stage = DISTANT_IN_THREAD;
+    return call_delegate(c, coroutine, result);
+}
+
+static PySendResult distant_ask(CallObject *c, PyObject **result) {
+    struct distant *d = c->distant;
+    RedisStoreObject *s = store_of(c);
+    PyObject *loop;
+    if (d->remote.kind == REMOTE_LIMIT) {
+        d->remote.most_wait_ns = reserves(c) ? distant_rest(c) : 0;
+    }
+    if (call_find_loop(s->module, &loop) < 0) {
+        return PYGEN_ERROR;
+    }
+    if (loop == NULL) {
+        return ask_in_thread(c, result);
+    }
+    PySendResult end = PYGEN_ERROR;
+    struct redis_request *request = remote_request(s, &d->remote);
+    if (request != NULL && s->client != NULL) {
+        d->foreign = request;
+        d->stage = DISTANT_FOREIGN;
+        end = call_delegate(c, foreign_call_async(s, request), result);
+    } else if (request != NULL) {
+        end = distant_sleep(c, loop, 0, request, result);
+    }
+    Py_DECREF(loop);
+    return end;
+}
+
+/* Awaits the topology's coroutine. */
+static PySendResult distant_refresh(CallObject *c, PyObject **result) {
+    RedisStoreObject *s = store_of(c);
+    c->distant->stage = DISTANT_REFRESHING;
+    return call_delegate(c, PyObject_CallMethod(s->topology, "refresh_async", "O", (PyObject *)s), result);
+}
+
+/* ---- the answer ---- */
 
 static PySendResult distant_conclude(CallObject *c, PyObject **result) {
     struct remote *r = &c->distant->remote;
-    LimiterObject *t = (LimiterObject *)c->owner;
+    struct module_state *m = store_of(c)->module;
     c->distant->reserved = false;
     if (c->kind == CALL_PEEK) {
         struct decision d;
         plan_report(r->plan, &r->out, &d);
-        *result = state_new(t->module, &d);
+        *result = state_new(m, &d);
     } else if (c->kind == CALL_RESET) {
         *result = Py_NewRef(Py_None);
+    } else if (c->kind == CALL_RUN) {
+        *result = r->answer;
+        r->answer = NULL;
     } else {
-        *result = call_conclude(c, result_new(t->module, r->plan, &r->out));
+        *result = call_conclude(c, result_new(m, r->plan, &r->out));
     }
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-}
-
-/* Awaits the topology's coroutine; call_send goes on with distant_ask. */
-static PySendResult distant_refresh(CallObject *c, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    c->inner = PyObject_CallMethod(t->redis->topology, "refresh_async", "O", (PyObject *)t->redis);
-    if (c->inner == NULL) {
-        return PYGEN_ERROR;
-    }
-    PySendResult end = PyIter_Send(c->inner, Py_None, result);
-    if (end == PYGEN_RETURN) {
-        Py_CLEAR(*result);
-        Py_CLEAR(c->inner);
-        return distant_ask(c, result);
-    }
-    c->phase = CALL_WAITING;
-    return end;
 }
 
 static PySendResult distant_decided(CallObject *c, PyObject **result) {
@@ -120,7 +197,7 @@ static PySendResult distant_decided(CallObject *c, PyObject **result) {
         int64_t wait = out->wait_ns;
         out->wait_ns = -1;
         d->reserved = wait > 0;
-        return wait > 0 ? distant_sleep(c, clock_now() + wait, NULL, result) : distant_conclude(c, result);
+        return wait > 0 ? sleep_until(c, clock_now() + wait, result) : distant_conclude(c, result);
     }
     struct decision told;
     plan_report(d->remote.plan, out, &told);
@@ -129,39 +206,74 @@ static PySendResult distant_decided(CallObject *c, PyObject **result) {
     }
     d->remote.give_up = 0;
     d->remote.tries = 0;
-    return distant_sleep(c, clock_now() + told.retry_after_ns, NULL, result);
+    return sleep_until(c, clock_now() + told.retry_after_ns, result);
 }
 
-/* The wait is over: what the server said decides how it goes on. */
-PySendResult distant_go_on(CallObject *c, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
+/* With an exception set: on_error's answer instead of it. */
+static PySendResult distant_failed(CallObject *c, PyObject **result) {
     struct remote *r = &c->distant->remote;
-    if (c->wait->wait.kind == WAIT_INSTANT) {
-        return c->distant->reserved ? distant_conclude(c, result) : distant_ask(c, result);
-    }
-    switch (remote_next(t->redis, r, c->wait->wait.reply.request)) {
-    case REMOTE_DONE:
-        return distant_decided(c, result);
-    case REMOTE_AGAIN:
-        return distant_ask(c, result);
-    case REMOTE_PAUSE:
-        return distant_sleep(c, clock_now() + REMOTE_PAUSE_NS, NULL, result);
-    case REMOTE_REFRESH:
-        return distant_refresh(c, result);
-    case REMOTE_FAILED:
-        break;
-    }
-    if (c->kind >= CALL_PEEK || redis_store_follow_policy(t->redis, r->plan, &r->key, c->cost, &r->out) < 0) {
+    if (c->kind >= CALL_PEEK || redis_store_follow_policy(store_of(c), r->plan, &r->key, c->cost, &r->out) < 0) {
         return PYGEN_ERROR;
     }
     return distant_conclude(c, result);
 }
 
+/* The request is over: what the server said decides how it goes on. */
+static PySendResult distant_answered(CallObject *c, struct redis_request *request, PyObject **result) {
+    switch (remote_next(store_of(c), &c->distant->remote, request)) {
+    case REMOTE_DONE:
+        return distant_decided(c, result);
+    case REMOTE_AGAIN:
+        return distant_ask(c, result);
+    case REMOTE_PAUSE:
+        return sleep_until(c, clock_now() + REMOTE_PAUSE_NS, result);
+    case REMOTE_REFRESH:
+        return distant_refresh(c, result);
+    case REMOTE_FAILED:
+        break;
+    }
+    return distant_failed(c, result);
+}
+
+PySendResult distant_go_on(CallObject *c, PyObject **result) {
+    if (c->distant->stage == DISTANT_SLEEPING) {
+        return c->distant->reserved ? distant_conclude(c, result) : distant_ask(c, result);
+    }
+    return distant_answered(c, c->wait->wait.reply.request, result);
+}
+
+PySendResult distant_resumed(CallObject *c, PySendResult end, PyObject **result) {
+    struct distant *d = c->distant;
+    PyObject *value = *result;
+    PySendResult answer = PYGEN_ERROR;
+    *result = NULL;
+    if (d->stage == DISTANT_FOREIGN) {
+        struct redis_request *request = d->foreign;
+        d->foreign = NULL;
+        if (end == PYGEN_RETURN && foreign_answer(request, value) == 0) {
+            answer = distant_answered(c, request, result);
+        } else {
+            answer = distant_failed(c, result);
+        }
+        request_free(request);
+    } else if (d->stage == DISTANT_IN_THREAD) {
+        answer = end == PYGEN_RETURN ? distant_decided(c, result) : distant_failed(c, result);
+    } else if (end == PYGEN_RETURN) {
+        answer = d->stage == DISTANT_SLEEPING ? distant_go_on(c, result) : distant_ask(c, result);
+    }
+    Py_XDECREF(value);
+    return answer;
+}
+
+/* ---- beginning and end ---- */
+
 PySendResult distant_start(CallObject *c, PyObject **result) {
+    if (c->kind == CALL_RUN) {
+        return distant_ask(c, result);
+    }
     LimiterObject *t = (LimiterObject *)c->owner;
-    struct distant *d = c->distant = PyMem_Calloc(1, sizeof *d);
+    struct distant *d = c->distant = distant_new();
     if (d == NULL) {
-        PyErr_NoMemory();
         return PYGEN_ERROR;
     }
     d->start = clock_now();
@@ -178,28 +290,24 @@ PySendResult distant_start(CallObject *c, PyObject **result) {
     return d->remote.plan == NULL ? PYGEN_ERROR : distant_ask(c, result);
 }
 
-/* What was reserved and is not wanted goes back, without waiting for an answer. */
+/* What was reserved and is not wanted goes back, in an event loop without waiting for an answer. */
 void distant_finish(CallObject *c) {
     struct distant *d = c->distant;
     struct remote *r = &d->remote;
     PyObject *error_type, *error, *traceback;
     PyErr_Fetch(&error_type, &error, &traceback);
     c->distant = NULL;
-    PyObject *loop = d->reserved && r->link != NULL ? running_loop(r->link->module) : NULL;
-    LoopLinkObject *link = loop == NULL ? NULL : loop_link_of(r->link, loop);
-    for (int i = 0; link != NULL && i < r->plan->plan->count; i++) {
-        struct redis_request *request = scripts_settle(r->plan->plan, i, r->plan->names, &r->key,
-                                                       rule_cost(&r->plan->plan->rules[i], c->cost), true);
-        if (request != NULL) {
-            loop_link_tell(link, request);
+    PyObject *loop = NULL;
+    /* Without one the task is gone with its loop, perhaps in the midst of the collector's work, which must not wait for a server. */
+    bool settles = d->reserved && call_find_loop(store_of(c)->module, &loop) > 0;
+    Py_XDECREF(loop);
+    PyErr_Clear();
+    for (int i = 0; settles && i < r->plan->plan->count; i++) {
+        if (redis_store_settle_from_anywhere(store_of(c), r->plan, i, &r->key,
+                                             rule_cost(&r->plan->plan->rules[i], c->cost)) < 0) {
+            PyErr_Clear();
         }
     }
-    PyErr_Clear();
-    Py_XDECREF(loop);
-    Py_XDECREF(link);
-    remote_clear(r);
-    Py_XDECREF(r->plan);
-    Py_XDECREF(d->key_owner);
-    PyMem_Free(d);
+    distant_release(d);
     PyErr_Restore(error_type, error, traceback);
 }

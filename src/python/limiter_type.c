@@ -37,7 +37,7 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         return default_store(m);
     }
     if (PyObject_TypeCheck(store, m->redis_store)) {
-        if (((RedisStoreObject *)store)->link == NULL) {
+        if (((RedisStoreObject *)store)->server == NULL) {
             PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was not called.");
             return NULL;
         }
@@ -50,18 +50,11 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         }
         return Py_NewRef(store);
     }
-    if (!PyUnicode_Check(store)) {
-        PyErr_Format(
-            m->setup_error,
-            "Invalid store: %R, must be a MemoryStore, a RedisStore, or a URL such as 'redis://localhost:6379/0'.",
-            store);
-        return NULL;
-    }
     PyObject *module = PyImport_ImportModule("headway.store");
     if (module == NULL) {
         return NULL;
     }
-    PyObject *made = PyObject_CallMethod(module, "from_url", "O", store);
+    PyObject *made = PyObject_CallMethod(module, "from_any", "O", store);
     Py_DECREF(module);
     if (made != NULL && !PyObject_TypeCheck(made, m->store) && !PyObject_TypeCheck(made, m->redis_store)) {
         PyErr_Format(m->setup_error, "Invalid store: %R is not a store.", made);

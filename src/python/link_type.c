@@ -75,7 +75,7 @@ static const char *fault_name(enum connection_fault fault) {
 
 /* ---- methods ---- */
 
-static int append_word(struct redis_buffer *b, PyObject *word) {
+int link_append_word(struct redis_buffer *b, PyObject *word) {
     const char *bytes;
     Py_ssize_t length;
     if (PyUnicode_Check(word)) {
@@ -118,7 +118,7 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     }
     bool built = redis_append_array(&b, (int)nargs);
     for (Py_ssize_t i = 0; built && i < nargs; i++) {
-        if (append_word(&b, args[i]) < 0) {
+        if (link_append_word(&b, args[i]) < 0) {
             free(b.bytes);
             return NULL;
         }
@@ -301,8 +301,20 @@ static PyObject *link_opened(LinkObject *self, void *unused) {
     return PyLong_FromLongLong(self->link.opened);
 }
 
+static PyObject *link_host(LinkObject *self, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(self->address.host);
+}
+
+static PyObject *link_port(LinkObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(self->address.port);
+}
+
 static PyGetSetDef link_attributes[] = {
     {"opened", (getter)link_opened, NULL, "How many connections were made.", NULL},
+    {"host", (getter)link_host, NULL, "Whom it connects to.", NULL},
+    {"port", (getter)link_port, NULL, "By which port.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyMethodDef link_methods[] = {

@@ -30,6 +30,9 @@ int link_object_call(LinkObject *self, struct redis_request *r);
 void link_raise_fault(PyObject *server, const char *fault, const char *text, bool lost);
 void link_raise(PyObject *server, const struct redis_request *r);
 
+/* Appends a str, bytes or int in the protocol's form. -1: an exception. */
+int link_append_word(struct redis_buffer *b, PyObject *word);
+
 /* An error of the server becomes an exception object, not raised. */
 PyObject *reply_to_object(struct module_state *m, const redisReply *r);
 

@@ -76,7 +76,7 @@ static void run(LoopLinkObject *self, bool readable) {
 /* Nobody uses the store any more, or it was closed: in the loop's own thread. */
 static void hang_up(LoopLinkObject *self) {
     PyObject *loop = weak_target(self->loop);
-    if (loop != NULL && self->link.sent.first == NULL && self->link.waiting.first == NULL) {
+    if (loop != NULL && link_is_idle(&self->link)) {
         if (watch(self, loop, -1, 0) < 0) {
             PyErr_Clear();
             self->fd = -1;

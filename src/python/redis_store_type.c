@@ -28,7 +28,7 @@ static void log_warning(const char *format, PyObject *server, PyObject *what) {
 /* The same rules, and what they take of a call, in the store that decides meanwhile. */
 static PlanObject *fallback_plan(RedisStoreObject *s, PlanObject *plan) {
     if (plan->fallback == NULL) {
-        plan->fallback = plan_new(s->link->module, s->fallback, plan->prefix, plan->plan->algorithm, plan->quotas);
+        plan->fallback = plan_new(s->module, s->fallback, plan->prefix, plan->plan->algorithm, plan->quotas);
         for (int i = 0; plan->fallback != NULL && i < plan->plan->count; i++) {
             plan->fallback->plan->rules[i].fixed_cost = plan->plan->rules[i].fixed_cost;
         }
@@ -44,7 +44,7 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
         [ON_ERROR_DENY] = "Every request is denied until the server answers again. %s",
         [ON_ERROR_FALLBACK] = "The fallback store decides until the server answers again. %s",
     };
-    struct module_state *m = s->link->module;
+    struct module_state *m = s->module;
     if (s->on_error == ON_ERROR_RAISE || !PyErr_ExceptionMatches(m->store_error)) {
         return -1;
     }
@@ -110,21 +110,13 @@ int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const st
 
 int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
                                      int64_t surplus) {
-    PyObject *loop = running_loop(s->link->module);
+    PyObject *loop = running_loop(s->module);
     if (loop == NULL) {
         return PyErr_Occurred() ? -1 : redis_store_settle(s, plan, rule, key, surplus);
     }
     struct remote r = {
         .kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus, .whole = true};
-    struct redis_request *request = remote_request(s, &r);
-    LoopLinkObject *link = request == NULL ? NULL : loop_link_of(r.link, loop);
-    if (link != NULL) {
-        loop_link_tell(link, request);
-    } else if (request != NULL) {
-        request_free(request);
-    }
-    int answer = link == NULL ? -1 : 0;
-    Py_XDECREF(link);
+    int answer = remote_tell(s, &r, loop);
     remote_clear(&r);
     Py_DECREF(loop);
     return answer;
@@ -204,7 +196,7 @@ LinkObject *redis_store_node(RedisStoreObject *s, const char *host, int port) {
     PyObject *link = name == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(s->nodes, name));
     if (name != NULL && link == NULL && !PyErr_Occurred()) {
         link = PyObject_CallMethod((PyObject *)s, "_link_to", "si", host, port);
-        if (link != NULL && !Py_IS_TYPE(link, s->link->module->link)) {
+        if (link != NULL && !Py_IS_TYPE(link, s->module->link)) {
             PyErr_SetString(PyExc_TypeError, "_link_to must return a Link");
             Py_CLEAR(link);
         }
@@ -251,7 +243,7 @@ static PyObject *redis_store_set_slots(PyObject *object, PyObject *args) {
 
 static PyObject *redis_store_set_primary(PyObject *object, PyObject *link) {
     RedisStoreObject *s = (RedisStoreObject *)object;
-    if (s->link == NULL || !Py_IS_TYPE(link, s->link->module->link)) {
+    if (s->server == NULL || !Py_IS_TYPE(link, s->module->link)) {
         PyErr_SetString(PyExc_TypeError, "_set_primary takes a Link");
         return NULL;
     }
@@ -267,11 +259,11 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     struct module_state *m = state_of_instance(object);
     PyObject *link, *server, *topology = Py_None;
     PyObject *on_error_object = NULL;
-    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|OO:RedisStore", names, m->link, &link, &server,
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "OU|OO:RedisStore", names, &link, &server,
                                                   &on_error_object, &topology)) {
         return -1;
     }
-    if (self->link != NULL) {
+    if (self->server != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was called twice.");
         return -1;
     }
@@ -292,7 +284,12 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
         return -1;
     }
     self->on_error = (enum on_error)policy;
-    self->link = (LinkObject *)Py_NewRef(link);
+    self->module = m;
+    if (Py_IS_TYPE(link, m->link)) {
+        self->link = (LinkObject *)Py_NewRef(link);
+    } else {
+        self->client = Py_NewRef(link);
+    }
     self->server = Py_NewRef(server);
     self->topology = topology == Py_None ? NULL : Py_NewRef(topology);
     return 0;
@@ -301,6 +298,7 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
 static int redis_store_traverse(RedisStoreObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->link);
+    Py_VISIT(self->client);
     Py_VISIT(self->fallback);
     Py_VISIT(self->topology);
     Py_VISIT(self->nodes);
@@ -309,7 +307,7 @@ static int redis_store_traverse(RedisStoreObject *self, visitproc visit, void *a
 
 static int redis_store_clear(RedisStoreObject *self) {
     Py_CLEAR(self->topology);
-    return 0;
+    return 0; /* a decision may be under way: the rest is needed */
 }
 
 static void redis_store_dealloc(PyObject *object) {
@@ -324,6 +322,7 @@ static void redis_store_dealloc(PyObject *object) {
     PyMem_Free(self->slots);
     Py_CLEAR(self->nodes);
     Py_CLEAR(self->link);
+    Py_CLEAR(self->client);
     Py_CLEAR(self->server);
     type->tp_free(object);
     Py_DECREF(type);
@@ -332,6 +331,7 @@ static void redis_store_dealloc(PyObject *object) {
 static PyMemberDef redis_store_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(RedisStoreObject, weakrefs), READONLY, NULL},
     {"_link", T_OBJECT_EX, offsetof(RedisStoreObject, link), READONLY, NULL},
+    {"_client", T_OBJECT, offsetof(RedisStoreObject, client), READONLY, NULL},
     {"server", T_OBJECT, offsetof(RedisStoreObject, server), READONLY, "The server's URL, its password masked."},
     {"failures", T_LONGLONG, offsetof(RedisStoreObject, failures), READONLY,
      "How many decisions were taken by on_error because the server could not answer."},
@@ -349,6 +349,11 @@ static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
 
 static PyMethodDef redis_store_methods[] = {
     {"_links", redis_store_links, METH_NOARGS, "_links($self, /)\n--\n\nThe links to all servers."},
+    {"_run", (PyCFunction)(void (*)(void))redis_store_run, METH_FASTCALL,
+     "_run($self, script, keys, words, /)\n--\n\nRuns a script of src/redis/lua by its name, or (None) the command that "
+     "the words are, where the first key is; an error of the server is raised."},
+    {"_run_async", (PyCFunction)(void (*)(void))redis_store_run_async, METH_FASTCALL,
+     "_run_async($self, script, keys, words, /)\n--\n\nThe same, to be awaited."},
     {"_set_slots", redis_store_set_slots, METH_VARARGS,
      "_set_slots($self, first, last, host, port, /)\n--\n\nWho serves these slots of a cluster."},
     {"_set_primary", redis_store_set_primary, METH_O, "_set_primary($self, link, /)\n--\n\nWho serves from now on."},

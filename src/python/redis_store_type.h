@@ -10,7 +10,9 @@ enum on_error { ON_ERROR_RAISE, ON_ERROR_ALLOW, ON_ERROR_DENY, ON_ERROR_FALLBACK
 typedef struct redis_store_object {
     PyObject_HEAD
     PyObject *weakrefs;
-    LinkObject *link;
+    struct module_state *module;
+    LinkObject *link;   /* NULL where the user's own client is asked: */
+    PyObject *client;   /* see headway._redis_client; or NULL */
     PyObject *server;   /* the URL as it may be shown */
     PyObject *topology; /* finds out who serves; NULL for one server */
     PyObject *nodes;    /* of a cluster: "host:port" -> Link */

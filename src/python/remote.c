@@ -4,23 +4,26 @@
 #include <stdio.h>
 
 #include "clock.h"
+#include "loop_link.h"
 
 #define TRIES 32
+#define FOREIGN_TIMEOUT_NS                                                                                             \
+    (5 * NS_PER_S) /* of a client that has its own: how long a server may say that it is loading */
 
 /* ---- asking ---- */
 
 /* The name of the first rule's key says the slot; all rules have one hash tag. */
 static uint16_t slot_of(const struct remote *r) {
-    return scripts_slot(r->plan->names, &r->key);
+    return r->kind == REMOTE_RUN ? r->slot : scripts_slot(r->plan->names, &r->key);
 }
 
 struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
-    const struct plan *p = r->plan->plan;
+    const struct plan *p = r->plan == NULL ? NULL : r->plan->plan;
     struct redis_request *request;
     if (r->give_up == 0) {
-        r->give_up = clock_now() + s->link->link.timeout_ns;
+        r->give_up = clock_now() + (s->link != NULL ? s->link->link.timeout_ns : FOREIGN_TIMEOUT_NS);
     }
-    if (!r->asking) {
+    if (!r->asking && s->client == NULL) {
         LinkObject *link = redis_store_route(s, s->slots != NULL ? slot_of(r) : 0);
         if (link == NULL) {
             return NULL;
@@ -35,8 +38,11 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     case REMOTE_SETTLE:
         request = scripts_settle(p, r->rule, r->plan->names, &r->key, r->surplus, r->whole);
         break;
-    default:
+    case REMOTE_RESET:
         request = scripts_reset(p, r->plan->names, &r->key);
+        break;
+    default:
+        request = scripts_run(r->script, r->words, r->words_length, r->word_count, r->key_count, r->whole);
     }
     if (request != NULL && r->asking) {
         request = request_after_asking(request);
@@ -99,10 +105,10 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
     if (r->tries >= TRIES || clock_now() >= r->give_up) {
         return refuse(s, reply);
     }
-    if (reply_begins(reply, "MOVED ")) {
+    if (s->client == NULL && reply_begins(reply, "MOVED ")) {
         return redirected(s, r, reply, true);
     }
-    if (reply_begins(reply, "ASK ")) {
+    if (s->client == NULL && reply_begins(reply, "ASK ")) {
         return redirected(s, r, reply, false);
     }
     if (reply_begins(reply, "TRYAGAIN") || reply_begins(reply, "LOADING") || reply_begins(reply, "CLUSTERDOWN")) {
@@ -134,8 +140,13 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
     if (r->kind == REMOTE_LIMIT && !scripts_read(r->plan->plan, reply, r->cost, r->most_wait_ns,
                                                  plan_never_fits(r->plan->plan, r->cost), &r->out)) {
         /* Whatever answers here, or however the replies have got out of step: the connection can't be trusted. */
-        link_close(&r->link->link);
+        if (r->link != NULL) {
+            link_close(&r->link->link);
+        }
         link_raise_fault(s->server, "protocol", "it answered what the script cannot have said", true);
+        return REMOTE_FAILED;
+    }
+    if (r->kind == REMOTE_RUN && (r->answer = reply_to_object(s->module, reply)) == NULL) {
         return REMOTE_FAILED;
     }
     redis_store_recovered(s);
@@ -154,11 +165,23 @@ static int refresh(RedisStoreObject *s) {
     return done == NULL ? -1 : 0;
 }
 
+/* The request is over, or (-1) it is gone. */
+static int ask(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
+    if (s->client == NULL) {
+        return link_object_call(r->link, request); /* after a signal the request is the link's */
+    }
+    if (foreign_call(s, request) < 0) {
+        request_free(request);
+        return -1;
+    }
+    return 0;
+}
+
 int remote_run(RedisStoreObject *s, struct remote *r) {
     for (;;) {
         struct redis_request *request = remote_request(s, r);
-        if (request == NULL || link_object_call(r->link, request) < 0) {
-            break; /* after a signal the request is the link's */
+        if (request == NULL || ask(s, r, request) < 0) {
+            break;
         }
         enum remote_step step = remote_next(s, r, request);
         request_free(request);
@@ -173,4 +196,24 @@ int remote_run(RedisStoreObject *s, struct remote *r) {
     }
     remote_clear(r);
     return -1;
+}
+
+int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop) {
+    struct redis_request *request = remote_request(s, r);
+    if (request == NULL) {
+        return -1;
+    }
+    if (s->client != NULL) {
+        int answer = foreign_tell(s, request);
+        request_free(request);
+        return answer;
+    }
+    LoopLinkObject *link = loop_link_of(r->link, loop);
+    if (link == NULL) {
+        request_free(request);
+        return -1;
+    }
+    loop_link_tell(link, request);
+    Py_DECREF(link);
+    return 0;
 }

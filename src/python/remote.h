@@ -7,7 +7,7 @@
 
 #include "redis_store_type.h"
 
-enum remote_kind { REMOTE_LIMIT, REMOTE_SETTLE, REMOTE_RESET };
+enum remote_kind { REMOTE_LIMIT, REMOTE_SETTLE, REMOTE_RESET, REMOTE_RUN };
 
 struct remote {
     enum remote_kind kind;
@@ -17,6 +17,13 @@ struct remote {
     int64_t most_wait_ns; /* LIMIT: reserve what is due so soon */
     int rule;             /* SETTLE */
     int64_t surplus;      /* SETTLE */
+    /* RUN, whose plan is NULL: */
+    const struct script *script; /* NULL: the words are a command */
+    const char *words;           /* in the protocol's form; the caller's */
+    size_t words_length;
+    int word_count, key_count;
+    uint16_t slot;
+    PyObject *answer; /* the reply; owned */
     /* How far it has come; zero at first. */
     bool whole;       /* send the script, not its hash */
     bool asking;      /* to `link` alone, by ASK */
@@ -42,7 +49,24 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r);
 enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request);
 void remote_clear(struct remote *r);
 
-/* All of it, as a thread. 0, or -1 with an exception. Leaves r->out. */
+/* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, or r->answer. */
 int remote_run(RedisStoreObject *s, struct remote *r);
+
+/* Sends the first request in an event loop, and does not wait for the answer. */
+int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop);
+
+/* ---- foreign.c: through a client of the user's own, which takes words and gives the reply in the protocol's form ---- */
+
+/* 0: `request` is over. -1: an exception. */
+int foreign_call(RedisStoreObject *s, struct redis_request *request);
+/* A coroutine; give what it returns to foreign_answer. */
+PyObject *foreign_call_async(RedisStoreObject *s, const struct redis_request *request);
+int foreign_answer(struct redis_request *request, PyObject *reply);
+int foreign_tell(RedisStoreObject *s, const struct redis_request *request);
+
+/* ---- run.c: any script or command ---- */
+
+PyObject *redis_store_run(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *redis_store_run_async(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 
 #endif

@@ -447,6 +447,21 @@ void link_destroy(struct link *l) {
     connection_destroy(&l->connection);
 }
 
+static bool all_abandoned(const struct request_list *list) {
+    const struct redis_request *r = list->first;
+    while (r != NULL && r->abandoned) {
+        r = r->next;
+    }
+    return r == NULL;
+}
+
+bool link_is_idle(struct link *l) {
+    lock_acquire(&l->lock);
+    bool idle = all_abandoned(&l->sent) && all_abandoned(&l->waiting);
+    lock_release(&l->lock);
+    return idle;
+}
+
 void link_close(struct link *l) {
     lock_acquire(&l->lock);
     if (!l->driven) {

@@ -64,6 +64,9 @@ void link_destroy(struct link *l); /* nobody waits any more */
 /* Hangs up, unless somebody is using the connection; the next request connects again. */
 void link_close(struct link *l);
 
+/* Does nobody wait for an answer? */
+bool link_is_idle(struct link *l);
+
 /* In a fork's child: lets go of the parent's connection without a word to the server. */
 void link_renew(struct link *l);
 

@@ -28,6 +28,24 @@ static const struct script *script_of(enum algorithm_id algorithm) {
     return algorithm == FIXED_WINDOW ? &fixed_window : algorithm == SLIDING_WINDOW ? &sliding_window : &gcra;
 }
 
+static const struct {
+    const char *name;
+    struct script script;
+} by_name[] = {
+#define ENTRY(name, NAME) {#name, {LUA_##NAME, LUA_##NAME##_SHA, sizeof LUA_##NAME - 1, 0, 0}},
+    LUA_SCRIPTS(ENTRY)
+#undef ENTRY
+};
+
+const struct script *scripts_find(const char *name) {
+    for (size_t i = 0; i < sizeof by_name / sizeof by_name[0]; i++) {
+        if (strcmp(by_name[i].name, name) == 0) {
+            return &by_name[i].script;
+        }
+    }
+    return NULL;
+}
+
 /* count * T = *us - *excess / limit, in microseconds. */
 static void span_us(const struct quota *q, int64_t count, int64_t *us, int64_t *excess) {
     wide units = (wide)count * (q->period_ns / 1000);
@@ -112,6 +130,33 @@ static void put_key(struct cursor *c, const struct redis_names *names, const str
     put(c, "\r\n", 2);
 }
 
+static void put_script(struct cursor *c, const struct script *s, bool whole) {
+    if (whole) {
+        put_text(c, "EVAL", 4);
+        put_text(c, s->text, s->length);
+    } else {
+        put_text(c, "EVALSHA", 7);
+        put_text(c, s->sha, 40);
+    }
+}
+
+struct redis_request *scripts_run(const struct script *s, const char *words, size_t length, int count, int keys,
+                                  bool whole) {
+    struct redis_request *r = request_new(128 + length + (s != NULL && whole ? s->length : 40));
+    if (r == NULL) {
+        return NULL;
+    }
+    struct cursor c = {r->bytes};
+    put_header(&c, '*', (uint64_t)(count + (s != NULL ? 3 : 0)));
+    if (s != NULL) {
+        put_script(&c, s, whole);
+        put_number(&c, keys);
+    }
+    put(&c, words, length);
+    r->length = (size_t)(c.at - r->bytes);
+    return r;
+}
+
 /* The command up to its keys, in a request with room for all of it. */
 static struct redis_request *begin(const struct script *s, bool whole, const struct redis_names *names,
                                    const struct table_key *key, int first, int count, struct cursor *c) {
@@ -125,13 +170,7 @@ static struct redis_request *begin(const struct script *s, bool whole, const str
     }
     c->at = r->bytes;
     put_header(c, '*', (uint64_t)(3 + count * (1 + s->numbers)));
-    if (whole) {
-        put_text(c, "EVAL", 4);
-        put_text(c, s->text, s->length);
-    } else {
-        put_text(c, "EVALSHA", 7);
-        put_text(c, s->sha, 40);
-    }
+    put_script(c, s, whole);
     put_number(c, count);
     for (int i = first; i < first + count; i++) {
         put_key(c, names, key, i);
@@ -316,6 +355,13 @@ uint16_t scripts_slot(const struct redis_names *names, const struct table_key *k
     }
     const char *close = memchr(key->bytes, '}', key->length);
     return crc16(crc, key->bytes, close != NULL ? (size_t)(close - key->bytes) : key->length) & 16383;
+}
+
+uint16_t scripts_slot_of(const char *key, size_t length) {
+    const char *open = memchr(key, '{', length);
+    const char *close = open == NULL ? NULL : memchr(open, '}', length - (size_t)(open - key));
+    return close == NULL || close == open + 1 ? crc16(0, key, length) & 16383
+                                              : crc16(0, open + 1, (size_t)(close - open - 1)) & 16383;
 }
 
 bool scripts_are_missing(const redisReply *reply) {

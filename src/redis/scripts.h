@@ -38,6 +38,17 @@ bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, i
 /* The slot of a cluster that the keys of all rules share. */
 uint16_t scripts_slot(const struct redis_names *names, const struct table_key *key);
 
+/* ---- for what is asked from Python: any script, any command ---- */
+
+struct script;
+
+/* By the name of its file; NULL: there is none. */
+const struct script *scripts_find(const char *name);
+/* `words` holds `count` words in the protocol's form, of which the first `keys` are keys. `s` NULL: they are the command. NULL: no memory. */
+struct redis_request *scripts_run(const struct script *s, const char *words, size_t length, int count, int keys,
+                                  bool whole);
+uint16_t scripts_slot_of(const char *key, size_t length);
+
 /* Is it an error that EVAL would not give? */
 bool scripts_are_missing(const redisReply *reply);
 
