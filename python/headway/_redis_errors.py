@@ -11,6 +11,7 @@ _HELP = {
     "login": "Check the user and the password.",
     "database": "Check the number at the end of the URL.",
     "protocol": "Is it a Redis server, on this port, without TLS?",
+    "replicas": "Are the replicas connected, and as many as wait_replicas asks for?",
     "tls": "Check the certificates, and whether the port speaks TLS.",
 }
 

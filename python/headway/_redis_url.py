@@ -14,7 +14,7 @@ from headway.exceptions import SetUpError
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Place", "masked", "parse", "tls_context"]
+__all__ = ["Place", "masked", "parse", "replicas", "tls_context"]
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 DEFAULT_TIMEOUT = 5.0
@@ -46,6 +46,7 @@ class Place:
     connect_timeout: float = DEFAULT_TIMEOUT
     timeout: float = DEFAULT_TIMEOUT
     on_error: str = "raise"
+    wait_replicas: int = 0
     service: str | None = None
     """With sentinels: the name that they know the primary by."""
     nodes: list[tuple[str, int]] = field(default_factory=list)
@@ -254,6 +255,7 @@ _NAMES = {
     "connect_timeout": "connect_timeout",
     "socket_connect_timeout": "connect_timeout",
     "on_error": "on_error",
+    "wait_replicas": "wait_replicas",
     "sentinel_user": "sentinel_user",
     "sentinel_password": "sentinel_password",
 }
@@ -279,8 +281,18 @@ def _set(place: Place, name: str, value: Any, what: str) -> None:
         if not 0 < seconds <= 86400:
             raise _bad(place, f"{what} is {value!r}, must be a number of seconds above 0")
         setattr(place, target, seconds)
+    elif target == "wait_replicas":
+        place.wait_replicas = replicas(value, place)
     else:
         setattr(place, target, str(value))
+
+
+def replicas(value: Any, place: Place) -> int:
+    """Return how many replicas a decision waits for. Raises SetUpError."""
+    text = str(value)
+    if isinstance(value, bool) or not text.isdigit() or int(text) > 100:
+        raise _bad(place, f"wait_replicas is {value!r}, must be a number of replicas such as 1")
+    return int(text)
 
 
 def _database(place: Place, text: str) -> int:

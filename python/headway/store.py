@@ -15,7 +15,7 @@ from headway._core import MemoryStore
 from headway._redis_classes import CLASS_OPTIONS, client_of
 from headway._redis_client import Client, is_client
 from headway._redis_topology import Cluster, Sentinels
-from headway._redis_url import SCHEMES, Place, parse, tls_context
+from headway._redis_url import SCHEMES, Place, parse, replicas, tls_context
 from headway._redis_url import masked as _masked
 from headway.exceptions import SetUpError
 from headway.types import AnyStore
@@ -64,6 +64,8 @@ class RedisStore(_core.RedisStore):
     then decisions go through it, and it stays the caller's to close.
     on_error: what a decision is when the server cannot answer: "raise", "allow", "deny", or what a
     MemoryStore says, which then keeps the same quota in the process. It is logged once each way.
+    wait_replicas: a decision holds once so many replicas have it, so that a failover does not lose
+    it; where they do not say so in half of the timeout, that is a failure like any other.
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
     """
 
@@ -75,8 +77,14 @@ class RedisStore(_core.RedisStore):
         options: dict[str, Any] | None = None,
         *,
         on_error: str | MemoryStore | None = None,
+        wait_replicas: int | None = None,
     ) -> None:
         if is_client(server):
+            if wait_replicas:
+                raise SetUpError(
+                    "Invalid wait_replicas: a client of your own may ask another connection; "
+                    "give a URL."
+                )
             self._init_client(server, options, on_error)
             return
         if server is not None and not isinstance(server, str):
@@ -92,6 +100,8 @@ class RedisStore(_core.RedisStore):
                 return
             options = {name: options[name] for name in options if name not in CLASS_OPTIONS}
         place = parse(server, options)
+        if wait_replicas is not None:
+            place.wait_replicas = replicas(wait_replicas, place)
         self._init_place(place, on_error or place.on_error)
 
     def _init_place(self, place: Place, on_error: str | MemoryStore) -> None:
@@ -106,7 +116,9 @@ class RedisStore(_core.RedisStore):
             first = ("127.0.0.1", 0)  # nobody: the sentinels are asked first
             topology = Sentinels(place.service, place.nodes, self._sentinel_link)
         try:
-            super().__init__(self._link_to(*first), place.url, on_error, topology)
+            super().__init__(
+                self._link_to(*first), place.url, on_error, topology, place.wait_replicas
+            )
         except SetUpError as error:
             raise SetUpError(f"Invalid store: {place.url!r}: {error}") from None
 

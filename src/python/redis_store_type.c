@@ -254,13 +254,13 @@ static PyObject *redis_store_set_primary(PyObject *object, PyObject *link) {
 /* ---- life ---- */
 
 static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"link", "server", "on_error", "topology", NULL};
+    static char *names[] = {"link", "server", "on_error", "topology", "wait_replicas", NULL};
     RedisStoreObject *self = (RedisStoreObject *)object;
     struct module_state *m = state_of_instance(object);
     PyObject *link, *server, *topology = Py_None;
     PyObject *on_error_object = NULL;
-    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "OU|OO:RedisStore", names, &link, &server,
-                                                  &on_error_object, &topology)) {
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "OU|OOi:RedisStore", names, &link, &server,
+                                                  &on_error_object, &topology, &self->wait_replicas)) {
         return -1;
     }
     if (self->server != NULL) {
@@ -333,6 +333,8 @@ static PyMemberDef redis_store_members[] = {
     {"_link", T_OBJECT_EX, offsetof(RedisStoreObject, link), READONLY, NULL},
     {"_client", T_OBJECT, offsetof(RedisStoreObject, client), READONLY, NULL},
     {"server", T_OBJECT, offsetof(RedisStoreObject, server), READONLY, "The server's URL, its password masked."},
+    {"wait_replicas", T_INT, offsetof(RedisStoreObject, wait_replicas), READONLY,
+     "How many replicas must have a decision before it holds."},
     {"failures", T_LONGLONG, offsetof(RedisStoreObject, failures), READONLY,
      "How many decisions were taken by on_error because the server could not answer."},
     {NULL, 0, 0, 0, NULL},

@@ -18,6 +18,7 @@ typedef struct redis_store_object {
     PyObject *nodes;    /* of a cluster: "host:port" -> Link */
     int64_t refreshed;  /* when a redirect last made the topology look; an instant */
     LinkObject **slots; /* of a cluster: 16384, borrowed from `nodes` */
+    int wait_replicas;  /* how many must have a decision before it holds */
     enum on_error on_error;
     StoreObject *fallback; /* decides while the server cannot; or NULL */
     bool failing;          /* said so in the log */

@@ -17,6 +17,10 @@ static uint16_t slot_of(const struct remote *r) {
     return r->kind == REMOTE_RUN ? r->slot : scripts_slot(r->plan->names, &r->key);
 }
 
+static bool is_to_be_replicated(const RedisStoreObject *s, const struct remote *r) {
+    return s->wait_replicas > 0 && (r->kind == REMOTE_RUN ? r->script != NULL : r->kind != REMOTE_LIMIT || r->cost > 0);
+}
+
 struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     const struct plan *p = r->plan == NULL ? NULL : r->plan->plan;
     struct redis_request *request;
@@ -46,6 +50,9 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     }
     if (request != NULL && r->asking) {
         request = request_after_asking(request);
+    }
+    if (request != NULL && is_to_be_replicated(s, r)) {
+        request = request_until_replicated(request, s->wait_replicas, s->link->link.timeout_ns / 2);
     }
     r->asking = false;
     if (request == NULL) {
@@ -144,6 +151,14 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
             link_close(&r->link->link);
         }
         link_raise_fault(s->server, "protocol", "it answered what the script cannot have said", true);
+        return REMOTE_FAILED;
+    }
+    if (is_to_be_replicated(s, r) && request->number < s->wait_replicas &&
+        !(r->kind == REMOTE_LIMIT && r->out.kind == OUTCOME_DENIED)) {
+        char text[96];
+        snprintf(text, sizeof text, "%lld of %d replicas have the decision", (long long)request->number,
+                 s->wait_replicas);
+        link_raise_fault(s->server, "replicas", text, true);
         return REMOTE_FAILED;
     }
     if (r->kind == REMOTE_RUN && (r->answer = reply_to_object(s->module, reply)) == NULL) {

@@ -45,6 +45,24 @@ struct redis_request *request_after_asking(struct redis_request *r) {
     return longer;
 }
 
+struct redis_request *request_until_replicated(struct redis_request *r, int replicas, int64_t timeout_ns) {
+    struct redis_buffer wait = {0};
+    struct redis_request *longer = NULL;
+    if (redis_append_array(&wait, 3) && redis_append_text(&wait, "WAIT", 4) && redis_append_number(&wait, replicas) &&
+        redis_append_number(&wait, timeout_ns / NS_PER_MS + 1)) {
+        longer = request_new(r->length + wait.end);
+    }
+    if (longer != NULL) {
+        memcpy(longer->bytes, r->bytes, r->length);
+        memcpy(longer->bytes + r->length, wait.bytes, wait.end);
+        longer->skip = r->skip;
+        longer->waits = true;
+    }
+    free(wait.bytes);
+    request_free(r);
+    return longer;
+}
+
 static void list_init(struct request_list *list) {
     list->first = NULL;
     list->end = &list->first;
@@ -96,14 +114,19 @@ static void fail_all(struct request_list *list, enum request_end end, enum conne
 static bool on_reply(void *owner, redisReply *reply) {
     struct link *l = owner;
     lock_acquire(&l->lock);
-    bool known = l->sent.first != NULL;
-    if (known && l->sent.first->skip > 0) {
-        l->sent.first->skip--;
-    } else if (known) {
-        struct redis_request *r = list_take(&l->sent);
+    struct redis_request *r = l->sent.first;
+    bool known = r != NULL;
+    if (known && r->skip > 0) {
+        r->skip--;
+    } else if (known && r->reply == NULL) {
         r->reply = reply;
         reply = NULL;
-        finish(r, REQUEST_DONE);
+    } else if (known) {
+        r->number = reply->type == REDIS_REPLY_INTEGER ? reply->integer : -1;
+        r->waits = false;
+    }
+    if (known && r->reply != NULL && !r->waits) {
+        finish(list_take(&l->sent), REQUEST_DONE);
     }
     lock_release(&l->lock);
     if (reply != NULL) {

@@ -27,6 +27,8 @@ struct redis_request {
     int tries;
     uint64_t begins; /* where on the connection its first byte stands */
     int skip;        /* replies that come before the one that counts */
+    bool waits;      /* WAIT comes after the command, and its number after the reply */
+    int64_t number;  /* that number: replicas that have what was written */
     bool abandoned;  /* nobody waits for it any more; the link frees it */
     bool drive;      /* its caller is to drive */
     enum connection_fault fault;
@@ -76,6 +78,9 @@ void request_free(struct redis_request *r);
 
 /* The same behind ASKING, for a node of a cluster that is taking a slot over. Frees `r`; NULL: no memory. */
 struct redis_request *request_after_asking(struct redis_request *r);
+
+/* The same with WAIT behind it: until so many replicas have what was written, for that long at most. Frees `r`; NULL: no memory. */
+struct redis_request *request_until_replicated(struct redis_request *r, int replicas, int64_t timeout_ns);
 
 /* Brackets what may block: `leave` lets go of a GIL, say; `enter` takes it again and, if `ask`, tells whether the caller wants to
  * give up. */
