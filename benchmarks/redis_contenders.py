@@ -178,6 +178,7 @@ def _build(folder: Path) -> str:
         *sorted((ROOT / "src" / "core").glob("*.c")),
         ROOT / "src" / "redis" / "connection.c",
         ROOT / "src" / "redis" / "link.c",
+        ROOT / "src" / "redis" / "link_threads.c",
     ]
     folders = (ROOT / "src" / "core", ROOT / "src" / "redis", generated)
     includes = [word for place in folders for word in ("-I", str(place))]

@@ -64,7 +64,7 @@ static PySendResult distant_sleep(CallObject *c, PyObject *loop, int64_t instant
             request_free(request);
             return PYGEN_ERROR;
         }
-        int begun = wait_begin_reply(c->wait, link, request, &until);
+        int begun = wait_begin_reply(c->wait, link, request, &c->distant->remote, &until);
         Py_DECREF(link);
         if (begun < 0) {
             return PYGEN_ERROR;
@@ -239,6 +239,7 @@ PySendResult distant_go_on(CallObject *c, PyObject **result) {
     if (c->distant->stage == DISTANT_SLEEPING) {
         return c->distant->reserved ? distant_conclude(c, result) : distant_ask(c, result);
     }
+    c->wait->wait.reply.remote = NULL; /* what it took is the caller's from here on */
     return distant_answered(c, c->wait->wait.reply.request, result);
 }
 

@@ -7,6 +7,8 @@
 #include "clock.h"
 #include "fork.h"
 
+#define SETTLE_NS (100 * NS_PER_MS) /* how long closing may take, where something is left to be given back */
+
 /* ---- replies ---- */
 
 PyObject *reply_to_object(struct module_state *m, const redisReply *r) {
@@ -48,19 +50,42 @@ PyObject *reply_to_object(struct module_state *m, const redisReply *r) {
 
 /* ---- the GIL ---- */
 
+struct python_caller {
+    PyThreadState *thread;
+    struct redis_request *(*undo)(void *context);
+    void *context;
+};
+
 static void leave(void *context) {
-    *(PyThreadState **)context = PyEval_SaveThread();
+    ((struct python_caller *)context)->thread = PyEval_SaveThread();
 }
 
 static bool enter(void *context, bool ask) {
-    PyEval_RestoreThread(*(PyThreadState **)context);
+    PyEval_RestoreThread(((struct python_caller *)context)->thread);
     return ask && PyErr_CheckSignals() < 0;
 }
 
-int link_object_call(LinkObject *self, struct redis_request *r) {
-    PyThreadState *thread;
-    struct link_caller caller = {.leave = leave, .enter = enter, .context = &thread};
+static struct redis_request *undo_of(void *context) {
+    struct python_caller *me = context;
+    return me->undo == NULL ? NULL : me->undo(me->context);
+}
+
+int link_object_call(LinkObject *self, struct redis_request *r, struct redis_request *(*undo)(void *context),
+                     void *context) {
+    struct python_caller me = {.undo = undo, .context = context};
+    struct link_caller caller = {.leave = leave, .enter = enter, .undo = undo_of, .context = &me};
     return link_call(&self->link, r, &caller) ? 0 : -1;
+}
+
+void link_object_settle(LinkObject *self) {
+    struct python_caller me = {0};
+    struct link_caller caller = {.leave = leave, .enter = enter, .context = &me};
+    if (link_owes(&self->link)) {
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        link_settle(&self->link, clock_now() + SETTLE_NS, &caller);
+        PyErr_Restore(type, error, traceback);
+    }
 }
 
 static const char *fault_name(enum connection_fault fault) {
@@ -130,7 +155,7 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     }
     memcpy(r->bytes, b.bytes, b.end);
     free(b.bytes);
-    if (link_object_call(self, r) < 0) {
+    if (link_object_call(self, r, NULL, NULL) < 0) {
         return NULL; /* the link frees the request */
     }
     if (r->end == REQUEST_DONE) {
@@ -169,6 +194,7 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
     (void)unused;
     LinkObject *self = (LinkObject *)object;
     if (self->ready) {
+        link_object_settle(self);
         link_close(&self->link);
     }
     if (self->loops != NULL) {
@@ -283,6 +309,7 @@ static void link_dealloc(PyObject *object) {
     LinkObject *self = (LinkObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->ready) {
+        link_object_settle(self);
         fork_forget(&self->fork);
         link_destroy(&self->link);
     }

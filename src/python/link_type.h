@@ -23,8 +23,12 @@ typedef struct {
 void link_copy_address(struct redis_address *to, char *texts[5], const struct redis_address *from);
 void link_free_texts(char *texts[5]);
 
-/* Sends and waits without the GIL. -1: a signal handler raised, and the request is the link's. */
-int link_object_call(LinkObject *self, struct redis_request *r);
+/* Sends and waits without the GIL. -1: a signal handler raised, and the request is the link's. `undo` (or NULL) makes, of `context`,
+ * what gives back what the request may have taken then. */
+int link_object_call(LinkObject *self, struct redis_request *r, struct redis_request *(*undo)(void *context),
+                     void *context);
+/* What is left to be said is said, for a tenth of a second at most. */
+void link_object_settle(LinkObject *self);
 
 /* Raises StoreUnavailableError for a request that is UNSENT or LOST. */
 void link_raise_fault(PyObject *server, const char *fault, const char *text, bool lost);

@@ -58,6 +58,21 @@ void loop_link_step(LoopLinkObject *self, bool readable) {
     Py_DECREF(loop);
 }
 
+/* Nobody uses the store any more, or it was closed: in the loop's own thread. What is to be given back comes first. */
+static void hang_up(LoopLinkObject *self) {
+    PyObject *loop = weak_target(self->loop);
+    self->closing = loop != NULL && link_owes(&self->link);
+    if (loop != NULL && !self->closing && link_is_idle(&self->link)) {
+        if (watch(self, loop, -1, 0) < 0) {
+            PyErr_Clear();
+            self->fd = -1;
+        }
+        self->link.driven = false;
+        link_close(&self->link);
+    }
+    Py_XDECREF(loop);
+}
+
 /* And completes those who are answered, in the same turn of the loop. */
 static void run(LoopLinkObject *self, bool readable) {
     PyObject *loop = weak_target(self->loop);
@@ -71,20 +86,9 @@ static void run(LoopLinkObject *self, bool readable) {
         Py_DECREF(waker);
     }
     Py_XDECREF(loop);
-}
-
-/* Nobody uses the store any more, or it was closed: in the loop's own thread. */
-static void hang_up(LoopLinkObject *self) {
-    PyObject *loop = weak_target(self->loop);
-    if (loop != NULL && link_is_idle(&self->link)) {
-        if (watch(self, loop, -1, 0) < 0) {
-            PyErr_Clear();
-            self->fd = -1;
-        }
-        self->link.driven = false;
-        link_close(&self->link);
+    if (self->closing) {
+        hang_up(self);
     }
-    Py_XDECREF(loop);
 }
 
 void loop_links_close(PyObject *loops) {
@@ -129,32 +133,46 @@ static void wake_request(struct redis_request *r) {
     t->wait.waiter.wake(&t->wait.waiter);
 }
 
+/* The loop calls before this turn of it is over. -1: an exception. */
+static int schedule(LoopLinkObject *self) {
+    if (self->scheduled) {
+        return 0;
+    }
+    PyObject *loop = weak_target(self->loop);
+    PyObject *handle = loop == NULL ? NULL : PyObject_CallMethod(loop, "call_soon", "OO", (PyObject *)self, Py_True);
+    Py_XDECREF(loop);
+    if (handle == NULL) {
+        return -1;
+    }
+    Py_DECREF(handle);
+    self->scheduled = true;
+    return 0;
+}
+
 int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObject *t) {
     r->wake = wake_request;
     r->waker = t;
-    if (!self->scheduled) {
-        PyObject *loop = weak_target(self->loop);
-        PyObject *handle =
-            loop == NULL ? NULL : PyObject_CallMethod(loop, "call_soon", "OO", (PyObject *)self, Py_True);
-        Py_XDECREF(loop);
-        if (handle == NULL) {
-            return -1;
-        }
-        Py_DECREF(handle);
-        self->scheduled = true;
+    if (schedule(self) < 0) {
+        return -1;
     }
+    self->closing = false;
     link_submit(&self->link, r);
     return 0;
 }
 
-static void wake_nobody(struct redis_request *r) {
-    (void)r;
+void loop_link_abandon(LoopLinkObject *self, struct redis_request *r, struct redis_request *undo) {
+    if (link_abandon(&self->link, r, undo)) {
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        if (schedule(self) < 0) {
+            PyErr_Clear(); /* the loop is closed */
+        }
+        PyErr_Restore(type, error, traceback);
+    }
 }
 
 void loop_link_tell(LoopLinkObject *self, struct redis_request *r) {
-    r->abandoned = true;
-    r->wake = wake_nobody;
-    link_submit(&self->link, r);
+    link_tell(&self->link, r);
     loop_link_step(self, false);
 }
 

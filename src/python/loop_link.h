@@ -15,6 +15,7 @@ typedef struct loop_link_object {
     struct tls tls;
     int fd;         /* what the loop watches; -1: nothing */
     short events;   /* for what */
+    bool closing;   /* hangs up when it owes nothing any more */
     bool scheduled; /* the loop will call in this turn */
 } LoopLinkObject;
 
@@ -23,6 +24,9 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop);
 
 /* Sends `r` with whatever else is sent in this turn of the loop. `t`, which waits for it, keeps the link alive. -1: an exception. */
 int loop_link_submit(LoopLinkObject *l, struct redis_request *r, TaskWaitObject *t);
+
+/* The caller of `r` has gone; takes `undo` (or NULL) over too. Keeps a pending exception. */
+void loop_link_abandon(LoopLinkObject *l, struct redis_request *r, struct redis_request *undo);
 
 /* A request whose answer nobody wants. */
 void loop_link_tell(LoopLinkObject *l, struct redis_request *r);

@@ -61,6 +61,14 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     return request;
 }
 
+struct redis_request *remote_undo(void *remote) {
+    const struct remote *r = remote;
+    if (r->kind != REMOTE_LIMIT || r->cost == 0 || plan_never_fits(r->plan->plan, r->cost)) {
+        return NULL;
+    }
+    return scripts_undo(r->plan->plan, r->plan->names, &r->key, r->cost);
+}
+
 /* ---- reading ---- */
 
 static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
@@ -183,7 +191,7 @@ static int refresh(RedisStoreObject *s) {
 /* The request is over, or (-1) it is gone. */
 static int ask(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
     if (s->client == NULL) {
-        return link_object_call(r->link, request); /* after a signal the request is the link's */
+        return link_object_call(r->link, request, remote_undo, r); /* after a signal the request is the link's */
     }
     if (foreign_call(s, request) < 0) {
         request_free(request);

@@ -48,6 +48,8 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r);
 /* The request is over. */
 enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request);
 void remote_clear(struct remote *r);
+/* What gives back what its request may take, for one whose caller goes away; NULL: nothing, or no memory. Runs no Python code. */
+struct redis_request *remote_undo(void *remote);
 
 /* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, or r->answer. */
 int remote_run(RedisStoreObject *s, struct remote *r);

@@ -3,6 +3,7 @@
 
 #include "clock.h"
 #include "loop_link.h"
+#include "remote.h"
 
 /* A signal that comes after the last look and before the kernel has put the thread to sleep, or that the kernel hands to another
  * thread, does not end the sleep. Only the first thread runs Python's handlers, so it alone looks again this often. */
@@ -43,10 +44,11 @@ static int64_t reply_deadline(const struct wait *w) {
 }
 
 int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, struct redis_request *r,
-                     int64_t *until) {
+                     struct remote *remote, int64_t *until) {
     struct wait *w = &t->wait;
     w->kind = WAIT_REPLY;
     w->reply.request = r;
+    w->reply.remote = remote;
     w->reply.link = (struct loop_link_object *)Py_NewRef(link);
     if (loop_link_submit(link, r, t) < 0) {
         request_free(r);
@@ -111,7 +113,8 @@ void wait_cancel(struct wait *w) {
         store_wait_cancel(&w->store, &w->key);
     } else if (w->kind == WAIT_REPLY) {
         if (w->reply.request != NULL) {
-            link_abandon(&w->reply.link->link, w->reply.request);
+            loop_link_abandon(w->reply.link, w->reply.request,
+                              w->reply.remote != NULL ? remote_undo(w->reply.remote) : NULL);
             w->reply.request = NULL;
             Py_CLEAR(w->reply.link);
         }

@@ -19,6 +19,7 @@ struct wait {
             struct waiter waiter;
             struct redis_request *request;
             struct loop_link_object *link; /* owned */
+            struct remote *remote;         /* whose request it is, until the reply was read; borrowed */
         } reply;
         struct { /* an instant, for what was reserved */
             struct waiter waiter;
@@ -39,7 +40,7 @@ int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, 
 
 /* Owns the request and a reference to the link from here on; `t` sleeps on it. -1: an exception. */
 int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, struct redis_request *r,
-                     int64_t *until);
+                     struct remote *remote, int64_t *until);
 void wait_begin_instant(struct wait *w, int64_t instant_ns, int64_t *until);
 
 /* After waking up: true when decided. Runs Python code when a lease's holder must be looked at. */

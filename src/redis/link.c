@@ -1,7 +1,6 @@
 /* Many callers, one connection: see link.h. */
-#include "link.h"
+#include "link_turn.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,8 +11,6 @@
 #define REST_LAST_NS (5 * NS_PER_S)
 #define IDLE_NS (1 * NS_PER_S) /* under TLS the server may have said something of its own; later it is the end */
 #define TRIES 2
-/* A signal that the kernel hands to another thread does not end a poll, so whoever must hear of signals looks this often. */
-#define SLICE_NS (50 * NS_PER_MS)
 
 /* ---- requests ---- */
 
@@ -27,6 +24,9 @@ struct redis_request *request_new(size_t length) {
 }
 
 void request_free(struct redis_request *r) {
+    if (r->undo != NULL) {
+        request_free(r->undo);
+    }
     if (r->reply != NULL) {
         freeReplyObject(r->reply);
     }
@@ -63,18 +63,18 @@ struct redis_request *request_until_replicated(struct redis_request *r, int repl
     return longer;
 }
 
-static void list_init(struct request_list *list) {
+void list_init(struct request_list *list) {
     list->first = NULL;
     list->end = &list->first;
 }
 
-static void list_append(struct request_list *list, struct redis_request *r) {
+void list_append(struct request_list *list, struct redis_request *r) {
     r->next = NULL;
     *list->end = r;
     list->end = &r->next;
 }
 
-static struct redis_request *list_take(struct request_list *list) {
+struct redis_request *list_take(struct request_list *list) {
     struct redis_request *r = list->first;
     if (r != NULL) {
         list->first = r->next;
@@ -86,26 +86,76 @@ static struct redis_request *list_take(struct request_list *list) {
     return r;
 }
 
+bool list_remove(struct request_list *list, struct redis_request *r) {
+    struct redis_request **at = &list->first;
+    while (*at != NULL && *at != r) {
+        at = &(*at)->next;
+    }
+    if (*at == NULL) {
+        return false;
+    }
+    *at = r->next;
+    if (*at == NULL) {
+        list->end = at;
+    }
+    return true;
+}
+
+/* Nobody wants the answer, which is there: frees the request. With the lock held. */
+static void drop_answered(struct link *l, struct redis_request *r) {
+    struct redis_request *undo = r->undo;
+    r->undo = NULL;
+    if (undo != NULL && r->end == REQUEST_DONE && undo->fill(undo, r->reply)) {
+        /* Ahead of the others, so that whoever asks next finds it given back. */
+        undo->abandoned = true;
+        undo->next = l->waiting.first;
+        undo->deadline = undo->next != NULL ? undo->next->deadline : clock_now() + l->timeout_ns;
+        l->waiting.end = undo->next == NULL ? &undo->next : l->waiting.end;
+        l->waiting.first = undo;
+    } else if (undo != NULL) {
+        request_free(undo);
+    }
+    request_free(r);
+}
+
 /* With the lock held. */
-static void finish(struct redis_request *r, enum request_end end) {
+static void finish(struct link *l, struct redis_request *r, enum request_end end) {
     r->end = end;
     if (r->abandoned) {
-        request_free(r);
+        drop_answered(l, r);
+    } else if (r->in_turn) {
+        if (!r->drive) { /* else it is the driver's own, who looks */
+            r->in_line = true;
+            list_append(&l->answered, r);
+        }
     } else {
         r->wake(r);
     }
 }
 
-static void fail(struct redis_request *r, enum request_end end, enum connection_fault fault, const char *error) {
-    r->fault = fault;
-    snprintf(r->error, sizeof r->error, "%s", error);
-    finish(r, end);
+void let_go(struct link *l, struct redis_request *r, struct redis_request *undo) {
+    r->undo = undo;
+    if (r->end != REQUEST_OPEN) {
+        drop_answered(l, r);
+    } else if (list_remove(&l->waiting, r)) {
+        request_free(r); /* it has not been sent, and will not be */
+    } else {
+        r->abandoned = true;
+    }
 }
 
-static void fail_all(struct request_list *list, enum request_end end, enum connection_fault fault, const char *error) {
+static void fail(struct link *l, struct redis_request *r, enum request_end end, enum connection_fault fault,
+                 const char *error) {
+    r->fault = fault;
+    snprintf(r->error, sizeof r->error, "%s", error);
+    finish(l, r, end);
+}
+
+static void fail_all(struct link *l, struct request_list *list, enum request_end end, enum connection_fault fault,
+                     const char *error) {
     struct redis_request *r;
     while ((r = list_take(list)) != NULL) {
-        fail(r, end, fault, error);
+        fail(l, r, end, fault, error);
     }
 }
 
@@ -126,7 +176,8 @@ static bool on_reply(void *owner, redisReply *reply) {
         r->waits = false;
     }
     if (known && r->reply != NULL && !r->waits) {
-        finish(list_take(&l->sent), REQUEST_DONE);
+        list_take(&l->sent);
+        finish(l, r, REQUEST_DONE);
     }
     lock_release(&l->lock);
     if (reply != NULL) {
@@ -142,7 +193,7 @@ static uint64_t next_random(struct link *l) {
 }
 
 /* The connection has closed: with the lock held. `made`: it had been made, and broke; else it could not be made. */
-static void closed(struct link *l, bool made, int64_t now) {
+void link_closed(struct link *l, bool made, int64_t now) {
     struct redis_connection *c = &l->connection;
     struct request_list again;
     struct redis_request *r;
@@ -152,7 +203,7 @@ static void closed(struct link *l, bool made, int64_t now) {
         if (made && r->begins >= c->written) {
             list_append(&again, r);
         } else {
-            fail(r, REQUEST_LOST, c->fault, c->error);
+            fail(l, r, REQUEST_LOST, c->fault, c->error);
         }
     }
     if (made) {
@@ -163,7 +214,7 @@ static void closed(struct link *l, bool made, int64_t now) {
             if (++r->tries < TRIES) {
                 list_append(&l->waiting, r);
             } else {
-                fail(r, REQUEST_UNSENT, c->fault, c->error);
+                fail(l, r, REQUEST_UNSENT, c->fault, c->error);
             }
         }
         return;
@@ -174,21 +225,21 @@ static void closed(struct link *l, bool made, int64_t now) {
     l->rest_until = now + l->rest_ns / 2 + (int64_t)(next_random(l) % (uint64_t)(l->rest_ns / 2));
     l->fault = c->fault;
     snprintf(l->error, sizeof l->error, "%s", c->error);
-    fail_all(&l->waiting, REQUEST_UNSENT, c->fault, c->error);
+    fail_all(l, &l->waiting, REQUEST_UNSENT, c->fault, c->error);
 }
 
 /* Drops from the head of a list those whose time is up. True: there was one. */
-static bool expire(struct request_list *list, int64_t now, enum request_end end) {
+static bool expire(struct link *l, struct request_list *list, int64_t now, enum request_end end) {
     bool any = false;
     while (list->first != NULL && list->first->deadline <= now) {
-        fail(list_take(list), end, FAULT_TIMEOUT, "no answer in time");
+        fail(l, list_take(list), end, FAULT_TIMEOUT, "no answer in time");
         any = true;
     }
     return any;
 }
 
 /* Prepares what goes out next: with the lock held. True: a connection must be opened first. */
-static bool prepare(struct link *l, int64_t now) {
+bool link_prepare(struct link *l, int64_t now) {
     struct redis_connection *c = &l->connection;
     /* What has come while nobody waited is the end, or a reply that would be taken for another's. */
     bool idle = c->state == CONNECTION_READY && l->sent.first == NULL && l->waiting.first != NULL;
@@ -197,7 +248,7 @@ static bool prepare(struct link *l, int64_t now) {
     }
     if (c->state == CONNECTION_CLOSED) {
         if (l->waiting.first != NULL && now < l->rest_until) {
-            fail_all(&l->waiting, REQUEST_UNSENT, l->fault, l->error);
+            fail_all(l, &l->waiting, REQUEST_UNSENT, l->fault, l->error);
         }
         return l->waiting.first != NULL;
     }
@@ -207,14 +258,14 @@ static bool prepare(struct link *l, int64_t now) {
         if (connection_send(c, r->bytes, r->length)) {
             list_append(&l->sent, r);
         } else {
-            fail(r, REQUEST_UNSENT, FAULT_MEMORY, "out of memory");
+            fail(l, r, REQUEST_UNSENT, FAULT_MEMORY, "out of memory");
         }
     }
     return false;
 }
 
 /* The earliest instant at which somebody must be told that its time is up: with the lock held. */
-static int64_t next_deadline(const struct link *l) {
+int64_t link_next_deadline(const struct link *l) {
     int64_t deadline = INT64_MAX;
     if (l->sent.first != NULL) {
         deadline = l->sent.first->deadline;
@@ -230,168 +281,26 @@ static int64_t next_deadline(const struct link *l) {
 }
 
 /* One turn of whoever drives, without the lock: what is to be done until the next poll. */
-static void turn(struct link *l, bool readable) {
+void link_turn(struct link *l, bool readable) {
     struct redis_connection *c = &l->connection;
     int64_t now = clock_now();
     bool made = c->state == CONNECTION_READY;
     bool open = c->state == CONNECTION_CLOSED || (readable ? connection_advance(c, now) : connection_write(c, now));
     lock_acquire(&l->lock);
     if (!open) {
-        closed(l, made, now);
+        link_closed(l, made, now);
     } else if (c->state == CONNECTION_READY) {
         if (!made) {
             l->opened++;
             l->rest_ns = 0;
         }
-        if (expire(&l->sent, now, REQUEST_LOST)) { /* what comes now would be taken for another's */
+        if (expire(l, &l->sent, now, REQUEST_LOST)) { /* what comes now would be taken for another's */
             connection_close(c, FAULT_TIMEOUT, "no answer in time");
-            closed(l, true, now);
+            link_closed(l, true, now);
         }
     }
-    expire(&l->waiting, now, REQUEST_UNSENT);
+    expire(l, &l->waiting, now, REQUEST_UNSENT);
     lock_release(&l->lock);
-}
-
-static void poll_once(struct link *l, int64_t until) {
-    struct pollfd p = {.fd = l->connection.fd, .events = connection_events(&l->connection)};
-    int64_t rest = until - clock_now();
-    int milliseconds = rest <= 0 ? 0 : rest > 3600 * NS_PER_S ? 3600 * 1000 : (int)((rest + NS_PER_MS - 1) / NS_PER_MS);
-    poll(&p, 1, milliseconds);
-}
-
-/* ---- threads ---- */
-
-struct thread_caller {
-    struct parker parker;
-};
-
-static void wake_thread(struct redis_request *r) {
-    parker_wake(&((struct thread_caller *)r->waker)->parker);
-}
-
-/* Gives the wheel to somebody who still waits: with the lock held. */
-static void hand_over(struct link *l) {
-    l->driven = false;
-    struct request_list *lists[] = {&l->sent, &l->waiting};
-    for (int i = 0; i < 2 && !l->driven; i++) {
-        for (struct redis_request *r = lists[i]->first; r != NULL && !l->driven; r = r->next) {
-            if (!r->abandoned) {
-                l->driven = true;
-                r->drive = true;
-                r->wake(r);
-            }
-        }
-    }
-}
-
-/* A stream of another make (TLS) runs the caller's own code, which the caller has to be in for. */
-static void drive_turn(struct link *l, bool readable, const struct link_caller *caller) {
-    if (l->connection.stream != NULL) {
-        caller->enter(caller->context, false);
-    }
-    turn(l, readable);
-    if (l->connection.stream != NULL) {
-        caller->leave(caller->context);
-    }
-}
-
-/* Drives until `mine` is over, or the caller gives up: then true. Comes and goes without the lock. */
-static bool drive(struct link *l, struct redis_request *mine, const struct link_caller *caller) {
-    struct redis_connection *c = &l->connection;
-    bool give_up = false;
-    caller->leave(caller->context);
-    for (;;) {
-        int64_t now = clock_now();
-        lock_acquire(&l->lock);
-        if (mine->end != REQUEST_OPEN) {
-            break;
-        }
-        bool connect = prepare(l, now);
-        int64_t until = next_deadline(l);
-        lock_release(&l->lock);
-        if (connect && !connection_open(c, now)) {
-            lock_acquire(&l->lock);
-            closed(l, false, now);
-            lock_release(&l->lock);
-            continue;
-        }
-        drive_turn(l, false, caller);
-        if (c->state == CONNECTION_CLOSED) {
-            continue;
-        }
-        now = clock_now();
-        poll_once(l, until < now + SLICE_NS ? until : now + SLICE_NS);
-        drive_turn(l, true, caller);
-        if (clock_now() - now >= SLICE_NS) {
-            give_up = caller->enter(caller->context, true);
-            if (give_up) {
-                lock_acquire(&l->lock);
-                if (mine->end == REQUEST_OPEN) {
-                    mine->abandoned = true;
-                } else {
-                    give_up = false;
-                }
-                hand_over(l);
-                lock_release(&l->lock);
-                return give_up;
-            }
-            caller->leave(caller->context);
-        }
-    }
-    hand_over(l);
-    lock_release(&l->lock);
-    caller->enter(caller->context, false);
-    return false;
-}
-
-bool link_call(struct link *l, struct redis_request *r, const struct link_caller *caller) {
-    struct thread_caller me;
-    parker_init(&me.parker);
-    r->wake = wake_thread;
-    r->waker = &me;
-    r->deadline = clock_now() + l->timeout_ns;
-    lock_acquire(&l->lock);
-    list_append(&l->waiting, r);
-    bool drives = !l->driven;
-    l->driven = true;
-    lock_release(&l->lock);
-    bool gone = false;
-    if (drives) {
-        gone = drive(l, r, caller);
-    }
-    while (!drives && !gone) {
-        caller->leave(caller->context);
-        enum park_end end = parker_sleep(&me.parker, clock_now() + SLICE_NS);
-        lock_acquire(&l->lock);
-        bool over = r->end != REQUEST_OPEN;
-        drives = r->drive;
-        lock_release(&l->lock);
-        bool give_up = caller->enter(caller->context, end != PARK_WOKEN);
-        if (over) {
-            if (drives) { /* the wheel came with the answer, or after it */
-                lock_acquire(&l->lock);
-                hand_over(l);
-                lock_release(&l->lock);
-            }
-            break;
-        }
-        if (drives) {
-            gone = drive(l, r, caller);
-            break;
-        }
-        if (give_up) {
-            lock_acquire(&l->lock);
-            gone = r->end == REQUEST_OPEN;
-            r->abandoned = gone;
-            if (r->drive) {
-                hand_over(l);
-            }
-            lock_release(&l->lock);
-            break;
-        }
-    }
-    parker_destroy(&me.parker);
-    return !gone;
 }
 
 /* ---- event loops ---- */
@@ -409,16 +318,16 @@ void link_step(struct link *l, bool readable, int *fd, short *events) {
     for (int tries = 0; tries < 4; tries++) {
         int64_t now = clock_now();
         lock_acquire(&l->lock);
-        bool connect = prepare(l, now);
+        bool connect = link_prepare(l, now);
         lock_release(&l->lock);
         if (connect && !connection_open(c, now)) {
             lock_acquire(&l->lock);
-            closed(l, false, now);
+            link_closed(l, false, now);
             lock_release(&l->lock);
             break;
         }
         enum connection_state before = c->state;
-        turn(l, readable || before == CONNECTION_CONNECTING);
+        link_turn(l, readable || before == CONNECTION_CONNECTING);
         lock_acquire(&l->lock);
         bool more = l->waiting.first != NULL && (c->state == CONNECTION_CLOSED || c->state == CONNECTION_READY);
         lock_release(&l->lock);
@@ -430,16 +339,20 @@ void link_step(struct link *l, bool readable, int *fd, short *events) {
     *events = c->fd < 0 ? 0 : connection_events(c);
 }
 
-void link_abandon(struct link *l, struct redis_request *r) {
+bool link_abandon(struct link *l, struct redis_request *r, struct redis_request *undo) {
     lock_acquire(&l->lock);
-    if (r->end == REQUEST_OPEN) {
-        r->abandoned = true;
-        r = NULL;
-    }
+    let_go(l, r, undo);
+    bool more = l->waiting.first != NULL;
     lock_release(&l->lock);
-    if (r != NULL) {
-        request_free(r);
-    }
+    return more;
+}
+
+void link_tell(struct link *l, struct redis_request *r) {
+    r->abandoned = true;
+    r->deadline = clock_now() + l->timeout_ns;
+    lock_acquire(&l->lock);
+    list_append(&l->waiting, r);
+    lock_release(&l->lock);
 }
 
 /* ---- life ---- */
@@ -450,6 +363,7 @@ void link_init(struct link *l, const struct redis_address *address, const struct
     lock_init(&l->lock);
     list_init(&l->waiting);
     list_init(&l->sent);
+    list_init(&l->answered);
     l->timeout_ns = timeout_ns;
     l->random = (uint64_t)(uintptr_t)l ^ (uint64_t)clock_now();
     connection_init(&l->connection, address, stream, l, on_reply);
@@ -485,6 +399,27 @@ bool link_is_idle(struct link *l) {
     return idle;
 }
 
+bool owes(const struct link *l) {
+    for (const struct redis_request *r = l->waiting.first; r != NULL; r = r->next) {
+        if (r->abandoned) {
+            return true;
+        }
+    }
+    for (const struct redis_request *r = l->sent.first; r != NULL; r = r->next) {
+        if (r->undo != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool link_owes(struct link *l) {
+    lock_acquire(&l->lock);
+    bool yes = owes(l);
+    lock_release(&l->lock);
+    return yes;
+}
+
 void link_close(struct link *l) {
     lock_acquire(&l->lock);
     if (!l->driven) {
@@ -500,6 +435,8 @@ void link_renew(struct link *l) {
     l->driven = false;
     list_init(&l->waiting); /* their callers are in the parent */
     list_init(&l->sent);
+    list_init(&l->answered);
+    l->waking = false;
     connection_close(&l->connection, FAULT_NONE, "forked");
     l->connection.fault = FAULT_NONE;
     l->rest_until = l->rest_ns = 0;

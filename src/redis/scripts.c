@@ -24,6 +24,8 @@ static const struct script sliding_window = {LUA_SLIDING_WINDOW, LUA_SLIDING_WIN
                                              3, 3};
 static const struct script settle = {LUA_SETTLE, LUA_SETTLE_SHA, sizeof LUA_SETTLE - 1, 4, 2};
 
+static const struct script give_back = {LUA_GIVE_BACK, LUA_GIVE_BACK_SHA, sizeof LUA_GIVE_BACK - 1, 3, 2};
+
 static const struct script *script_of(enum algorithm_id algorithm) {
     return algorithm == FIXED_WINDOW ? &fixed_window : algorithm == SLIDING_WINDOW ? &sliding_window : &gcra;
 }
@@ -225,6 +227,104 @@ struct redis_request *scripts_settle(const struct plan *p, int rule, const struc
     return end(r, &c);
 }
 
+/* ---- what an abandoned decision took ---- */
+
+static bool read_number(const redisReply *r, int64_t *value) {
+    if (r->type == REDIS_REPLY_INTEGER) {
+        *value = r->integer;
+        return *value >= 0;
+    }
+    if (r->type != REDIS_REPLY_STRING || r->len == 0 || r->len > 18) {
+        return false;
+    }
+    int64_t n = 0;
+    for (size_t i = 0; i < (size_t)r->len; i++) {
+        if (r->str[i] < '0' || r->str[i] > '9') {
+            return false;
+        }
+        n = n * 10 + (r->str[i] - '0');
+    }
+    *value = n;
+    return true;
+}
+
+#define HOLE 20
+#define HOLE_STRIDE (3 * (size_t)(HOLE + 7)) /* three numbers, each as "$20\r\n", 20 digits and "\r\n" */
+
+static void write_padded(char *at, int64_t value) {
+    for (int i = HOLE; i-- > 0; value /= 10) {
+        at[i] = (char)('0' + value % 10);
+    }
+}
+
+static void put_padded(struct cursor *c, int64_t value) {
+    char text[HOLE];
+    write_padded(text, value);
+    put_text(c, text, sizeof text);
+}
+
+static bool is_admitted(const redisReply *reply) {
+    return reply->type == REDIS_REPLY_ARRAY && reply->elements > 2 && reply->element[0]->type == REDIS_REPLY_INTEGER &&
+           reply->element[0]->integer == 1;
+}
+
+static bool fill_bucket(struct redis_request *undo, const redisReply *reply) {
+    (void)undo;
+    return is_admitted(reply);
+}
+
+/* Which windows were charged, only the reply says. */
+static bool fill_windows(struct redis_request *undo, const redisReply *reply, size_t words) {
+    size_t count = (undo->length - undo->hole) / HOLE_STRIDE + 1;
+    int64_t end_us;
+    if (!is_admitted(reply) || reply->elements != 2 + count * words) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!read_number(reply->element[2 + i * words], &end_us)) {
+            return false;
+        }
+        write_padded(undo->bytes + undo->hole + i * HOLE_STRIDE, end_us);
+    }
+    return true;
+}
+
+static bool fill_fixed_window(struct redis_request *undo, const redisReply *reply) {
+    return fill_windows(undo, reply, 2);
+}
+
+static bool fill_sliding_window(struct redis_request *undo, const redisReply *reply) {
+    return fill_windows(undo, reply, 3);
+}
+
+struct redis_request *scripts_undo(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                   int64_t cost) {
+    bool bucket = script_of(p->algorithm) == &gcra;
+    struct cursor c;
+    struct redis_request *r = begin(bucket ? &settle : &give_back, true, names, key, 0, p->count, &c);
+    if (r == NULL) {
+        return NULL;
+    }
+    r->fill = bucket ? fill_bucket : p->algorithm == FIXED_WINDOW ? fill_fixed_window : fill_sliding_window;
+    r->hole = (size_t)(c.at - r->bytes) + 5;
+    for (int i = 0; i < p->count; i++) {
+        const struct quota *q = &p->rules[i].quota;
+        int64_t own = rule_cost(&p->rules[i], cost), us, excess;
+        if (bucket) {
+            span_us(q, own, &us, &excess);
+            put_number(&c, q->limit);
+            put_number(&c, us);
+            put_number(&c, excess);
+            put_text(&c, "give", 4);
+        } else {
+            put_padded(&c, 0);
+            put_padded(&c, q->period_ns / 1000);
+            put_padded(&c, own);
+        }
+    }
+    return end(r, &c);
+}
+
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
                                     const struct table_key *key) {
     size_t room = 64;
@@ -245,25 +345,6 @@ struct redis_request *scripts_reset(const struct plan *p, const struct redis_nam
 }
 
 /* ---- reading ---- */
-
-static bool read_number(const redisReply *r, int64_t *value) {
-    if (r->type == REDIS_REPLY_INTEGER) {
-        *value = r->integer;
-        return *value >= 0;
-    }
-    if (r->type != REDIS_REPLY_STRING || r->len == 0 || r->len > 18) {
-        return false;
-    }
-    int64_t n = 0;
-    for (size_t i = 0; i < (size_t)r->len; i++) {
-        if (r->str[i] < '0' || r->str[i] > '9') {
-            return false;
-        }
-        n = n * 10 + (r->str[i] - '0');
-    }
-    *value = n;
-    return true;
-}
 
 /* us - excess/limit microseconds are ns - rest/limit nanoseconds. */
 static struct state bucket_state(const struct quota *q, int64_t us, int64_t excess) {

@@ -28,6 +28,9 @@ struct redis_request *scripts_limit(const struct plan *p, const struct redis_nam
 /* Gives back or (negative) charges under one rule; p is of a bucket algorithm. */
 struct redis_request *scripts_settle(const struct plan *p, int rule, const struct redis_names *names,
                                      const struct table_key *key, int64_t surplus, bool whole);
+/* What gives back, under all rules, the cost that a request of scripts_limit takes: that request's undo. NULL: no memory. */
+struct redis_request *scripts_undo(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                   int64_t cost);
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names, const struct table_key *key);
 
 /* Reads the reply to scripts_limit. False: it is not such a reply. `never`: it was asked with cost 0, since the cost never fits. When

@@ -24,11 +24,6 @@ from headway.store import RedisStore
 
 __all__ = ["ask"]
 
-UNDER_WAY = pytest.mark.xfail(
-    reason="a request that is under way when its caller is cancelled is counted: not mended yet",
-    strict=False,
-)
-
 
 class Stopped(Exception):
     """What the signal handler of a test raises."""
@@ -172,7 +167,6 @@ def test_a_cancelled_task_gives_every_rule_its_slot_back(server: RedisServer) ->
     asyncio.run(main())
 
 
-@UNDER_WAY
 def test_a_task_cancelled_while_its_request_is_under_way_loses_nothing(proxy: Proxy) -> None:
     limiter = AsyncThrottled("key", using="gcra", quota="1/m burst 2", store=RedisStore(proxy.url))
 
@@ -243,7 +237,6 @@ def test_a_signal_ends_the_wait_for_a_window(
         limiter.limit(timeout=200_000)
 
 
-@UNDER_WAY
 def test_a_signal_while_the_request_is_under_way_loses_nothing(
     proxy: Proxy, alarm: Callable[[float], None]
 ) -> None:
