@@ -7,8 +7,9 @@ itself may count a decision twice.
 """
 
 import asyncio
+import functools
 import inspect
-from collections.abc import Coroutine
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,8 @@ from headway._redis_errors import unavailable
 from headway.exceptions import SetUpError, StoreUnavailableError
 
 __all__ = ["Client", "is_client"]
+
+Undo = Callable[[bytes], "list[bytes] | None"]
 
 
 def is_client(candidate: object) -> bool:
@@ -47,19 +50,39 @@ class Client:
         except Exception as error:
             return self._refused(error)
 
-    async def _call(self, words: list[bytes]) -> bytes:
+    async def _ask(self, words: list[bytes]) -> bytes:
+        if not self.awaits:
+            return await asyncio.to_thread(self.call, words)
         try:
             return _encoded(await self.client.execute_command(words[0].decode(), *words[1:]))
         except Exception as error:
             return self._refused(error)
 
-    def call_async(self, words: list[bytes]) -> Coroutine[Any, Any, bytes]:
-        """Return the coroutine of `call`; a client that blocks is asked in a thread."""
-        return self._call(words) if self.awaits else asyncio.to_thread(self.call, words)
+    async def call_async(self, words: list[bytes], undo: Undo | None) -> bytes:
+        """Send a command and return its reply; a client that blocks is asked in a thread.
+
+        Whoever is cancelled meanwhile leaves the command to itself. `undo` makes, of the reply that
+        comes in the end, the command that gives back what was taken.
+        """
+        asked = asyncio.ensure_future(self._ask(words))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            if not asked.cancelled():
+                self._pending.add(asked)
+                asked.add_done_callback(functools.partial(self._abandoned, undo))
+            raise
+
+    def _abandoned(self, undo: Undo | None, asked: "asyncio.Future[bytes]") -> None:
+        self._pending.discard(asked)
+        if not asked.cancelled() and asked.exception() is None and undo is not None:
+            words = undo(asked.result())
+            if words is not None:
+                self.tell(words)
 
     def tell(self, words: list[bytes]) -> None:
         """Send a command from a running event loop, without waiting for the reply."""
-        task = asyncio.ensure_future(self.call_async(words))
+        task = asyncio.ensure_future(self._ask(words))
         self._pending.add(task)
         task.add_done_callback(self._told)
 

@@ -151,7 +151,7 @@ static PySendResult distant_ask(CallObject *c, PyObject **result) {
     if (request != NULL && s->client != NULL) {
         d->foreign = request;
         d->stage = DISTANT_FOREIGN;
-        end = call_delegate(c, foreign_call_async(s, request), result);
+        end = call_delegate(c, foreign_call_async(s, &d->remote, request), result);
     } else if (request != NULL) {
         end = distant_sleep(c, loop, 0, request, result);
     }

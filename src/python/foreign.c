@@ -22,6 +22,43 @@ static PyObject *words_of(const struct redis_request *request) {
     return words;
 }
 
+/* ---- what gives back what a call took whose caller has gone ---- */
+
+static void free_undo(PyObject *capsule) {
+    request_free(PyCapsule_GetPointer(capsule, NULL));
+}
+
+/* From the reply that nobody waited for to the words that undo it, or None. */
+static PyObject *undo(PyObject *capsule, PyObject *reply) {
+    struct redis_request *request = PyCapsule_GetPointer(capsule, NULL);
+    struct redis_request *answered = request == NULL ? NULL : request_new(0);
+    PyObject *words = NULL;
+    if (answered == NULL) {
+        return request == NULL ? NULL : PyErr_NoMemory();
+    }
+    if (foreign_answer(answered, reply) == 0) {
+        words = request->fill(request, answered->reply) ? words_of(request) : Py_NewRef(Py_None);
+    }
+    request_free(answered);
+    return words;
+}
+static PyMethodDef undo_method = {"undo", undo, METH_O, NULL};
+
+static PyObject *undo_of(struct remote *r) {
+    struct redis_request *request = remote_undo(r);
+    if (request == NULL) {
+        return Py_NewRef(Py_None);
+    }
+    PyObject *capsule = PyCapsule_New(request, NULL, free_undo);
+    if (capsule == NULL) {
+        request_free(request);
+        return NULL;
+    }
+    PyObject *function = PyCFunction_New(&undo_method, capsule);
+    Py_DECREF(capsule);
+    return function;
+}
+
 static PyObject *call_client(RedisStoreObject *s, const char *method, const struct redis_request *request) {
     PyObject *words = words_of(request);
     PyObject *answer = words == NULL ? NULL : PyObject_CallMethod(s->client, method, "O", words);
@@ -58,8 +95,15 @@ int foreign_call(RedisStoreObject *s, struct redis_request *request) {
     return answer;
 }
 
-PyObject *foreign_call_async(RedisStoreObject *s, const struct redis_request *request) {
-    return call_client(s, "call_async", request);
+PyObject *foreign_call_async(RedisStoreObject *s, struct remote *r, const struct redis_request *request) {
+    PyObject *words = words_of(request), *coroutine = NULL;
+    PyObject *gives_back = words == NULL ? NULL : undo_of(r);
+    if (gives_back != NULL) {
+        coroutine = PyObject_CallMethod(s->client, "call_async", "OO", words, gives_back);
+    }
+    Py_XDECREF(gives_back);
+    Py_XDECREF(words);
+    return coroutine;
 }
 
 int foreign_tell(RedisStoreObject *s, const struct redis_request *request) {

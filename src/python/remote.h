@@ -62,7 +62,7 @@ int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop);
 /* 0: `request` is over. -1: an exception. */
 int foreign_call(RedisStoreObject *s, struct redis_request *request);
 /* A coroutine; give what it returns to foreign_answer. */
-PyObject *foreign_call_async(RedisStoreObject *s, const struct redis_request *request);
+PyObject *foreign_call_async(RedisStoreObject *s, struct remote *r, const struct redis_request *request);
 int foreign_answer(struct redis_request *request, PyObject *reply);
 int foreign_tell(RedisStoreObject *s, const struct redis_request *request);
 

@@ -106,6 +106,34 @@ def test_a_wait_that_is_cancelled_gives_its_slot_back(server: RedisServer, await
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("using", USINGS)
+@pytest.mark.parametrize("awaits", [True, False], ids=["asyncio", "in a thread"])
+def test_a_call_that_is_cancelled_under_way_is_undone(
+    start_server: Callable[..., RedisServer], awaits: bool, using: str
+) -> None:
+    server = start_server()
+
+    async def main() -> None:
+        client: Any = awaited_client_of(server) if awaits else client_of(server)
+        limiter = AsyncThrottled(using=using, quota="5/d", store=client)
+        assert await limiter.limit("key")
+        server.pause()
+        calls = [asyncio.ensure_future(limiter.limit("key")) for _ in range(3)]
+        await asyncio.sleep(0.05)  # they are sent
+        for call in calls:
+            call.cancel()
+        server.resume()
+        deadline = time.monotonic() + 10
+        seen = 0
+        while seen < 20:  # whatever order the connections come in
+            seen = seen + 1 if (await limiter.peek("key")).remaining == 4 else 0
+            assert time.monotonic() < deadline
+        if awaits:
+            await client.aclose()
+
+    asyncio.run(main())
+
+
 @pytest.mark.slow
 def test_a_client_of_a_cluster_is_asked(cluster: Cluster) -> None:
     host, port = cluster.addresses[0]
