@@ -4,6 +4,8 @@
  * its threads does what a thread would do, but for the sleeping. */
 #include "distant.h"
 
+#include <unistd.h>
+
 #include "call_type.h"
 #include "clock.h"
 #include "loop_link.h"
@@ -197,6 +199,7 @@ static PySendResult distant_decided(CallObject *c, PyObject **result) {
         int64_t wait = out->wait_ns;
         out->wait_ns = -1;
         d->reserved = wait > 0;
+        d->reserved_by = wait > 0 ? getpid() : 0;
         return wait > 0 ? sleep_until(c, clock_now() + wait, result) : distant_conclude(c, result);
     }
     struct decision told;
@@ -299,10 +302,16 @@ void distant_finish(CallObject *c) {
     PyErr_Fetch(&error_type, &error, &traceback);
     c->distant = NULL;
     PyObject *loop = NULL;
-    /* Without one the task is gone with its loop, perhaps in the midst of the collector's work, which must not wait for a server. */
-    bool settles = d->reserved && call_find_loop(store_of(c)->module, &loop) > 0;
+    bool reserved = d->reserved && d->reserved_by == getpid();
+    bool settles = reserved && call_find_loop(store_of(c)->module, &loop) > 0;
     Py_XDECREF(loop);
     PyErr_Clear();
+    /* Without a loop the task is gone with its own, perhaps in the midst of the collector's work, which must not wait for a server: the
+     * connection of the threads says it with its next request, or when it is closed. */
+    struct redis_request *undo = reserved && !settles && r->link != NULL ? remote_undo(r) : NULL;
+    if (undo != NULL) {
+        link_tell(&r->link->link, undo);
+    }
     for (int i = 0; settles && i < r->plan->plan->count; i++) {
         if (redis_store_settle_from_anywhere(store_of(c), r->plan, i, &r->key,
                                              rule_cost(&r->plan->plan->rules[i], c->cost)) < 0) {

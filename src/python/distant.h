@@ -2,6 +2,8 @@
 #ifndef HEADWAY_DISTANT_H
 #define HEADWAY_DISTANT_H
 
+#include <sys/types.h>
+
 #include "remote.h"
 
 enum distant_stage {
@@ -17,7 +19,8 @@ struct distant {
     struct redis_buffer words; /* RUN */
     PyObject *key_owner;       /* whose bytes the key has, or NULL */
     int64_t start;
-    bool reserved; /* it is admitted, and waits for its instant */
+    bool reserved;     /* it is admitted, and waits for its instant */
+    pid_t reserved_by; /* the process: a fork's child does not own what its parent reserved */
     enum distant_stage stage;
     struct redis_request *foreign; /* what the user's client was asked */
     _Atomic int owners;            /* the call, and a thread that works on it */

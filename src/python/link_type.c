@@ -74,7 +74,9 @@ int link_object_call(LinkObject *self, struct redis_request *r, struct redis_req
                      void *context) {
     struct python_caller me = {.undo = undo, .context = context};
     struct link_caller caller = {.leave = leave, .enter = enter, .undo = undo_of, .context = &me};
-    return link_call(&self->link, r, &caller) ? 0 : -1;
+    bool over = link_call(&self->link, r, &caller);
+    link_log_refusal(&self->link);
+    return over ? 0 : -1;
 }
 
 void link_object_settle(LinkObject *self) {
@@ -188,6 +190,29 @@ void link_raise_fault(PyObject *server, const char *fault, const char *text, boo
 
 void link_raise(PyObject *server, const struct redis_request *r) {
     link_raise_fault(server, fault_name(r->fault), r->error, r->end == REQUEST_LOST);
+}
+
+void link_log_refusal(struct link *l) {
+    int refusal = atomic_load(&l->connection.refusal);
+    if ((refusal != 1 && refusal != 2) || !atomic_compare_exchange_strong(&l->connection.refusal, &refusal, 3)) {
+        return;
+    }
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *logging = PyImport_ImportModule("logging");
+    PyObject *logger =
+        logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store.greeting");
+    PyObject *words = PyUnicode_DecodeUTF8(l->connection.refused, (Py_ssize_t)strlen(l->connection.refused), "replace");
+    PyObject *done = logger == NULL || words == NULL
+                         ? NULL
+                         : PyObject_CallMethod(logger, refusal == 1 ? "debug" : "warning", "sO",
+                                               "The server serves without what it refused: %s", words);
+    PyErr_Clear(); /* whatever the user's log handlers did */
+    Py_XDECREF(done);
+    Py_XDECREF(words);
+    Py_XDECREF(logger);
+    Py_XDECREF(logging);
+    PyErr_Restore(type, error, traceback);
 }
 
 static PyObject *link_close_method(PyObject *object, PyObject *unused) {

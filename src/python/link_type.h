@@ -27,6 +27,8 @@ void link_free_texts(char *texts[5]);
  * what gives back what the request may have taken then. */
 int link_object_call(LinkObject *self, struct redis_request *r, struct redis_request *(*undo)(void *context),
                      void *context);
+/* Once, in the log: what the server would not do when it was greeted. Keeps a pending exception. */
+void link_log_refusal(struct link *l);
 /* What is left to be said is said, for a tenth of a second at most. */
 void link_object_settle(LinkObject *self);
 

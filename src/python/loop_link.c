@@ -38,6 +38,54 @@ static int watch(LoopLinkObject *self, PyObject *loop, int fd, short events) {
     return 0;
 }
 
+/* ---- names: the resolver blocks, so a thread of the loop's executor calls it ---- */
+
+static PyObject *resolve(PyObject *object, PyObject *unused) {
+    (void)unused;
+    LoopLinkObject *self = (LoopLinkObject *)object;
+    struct addrinfo *found = NULL;
+    int problem;
+    Py_BEGIN_ALLOW_THREADS
+    problem = connection_find(&self->address, false, &found);
+    Py_END_ALLOW_THREADS
+    self->problem = problem;
+    self->found = found;
+    Py_RETURN_NONE;
+}
+static PyMethodDef resolve_method = {"resolve", resolve, METH_NOARGS, NULL};
+
+static void resolved(LoopLinkObject *self) {
+    struct addrinfo *found = self->found;
+    self->found = NULL;
+    self->resolving = false;
+    link_resolved(&self->link, self->problem, found);
+}
+
+/* The loop's call comes when it is resolved. -1: an exception; there is no executor any more, say. */
+static int start_resolving(LoopLinkObject *self, PyObject *loop) {
+    self->problem = EAI_FAIL; /* if it is cancelled */
+    PyObject *job = PyCFunction_New(&resolve_method, (PyObject *)self);
+    PyObject *future = job == NULL ? NULL : PyObject_CallMethod(loop, "run_in_executor", "OO", Py_None, job);
+    PyObject *done = future == NULL ? NULL : PyObject_CallMethod(future, "add_done_callback", "O", (PyObject *)self);
+    self->resolving = done != NULL;
+    Py_XDECREF(job);
+    Py_XDECREF(future);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static void resolve_if_needed(LoopLinkObject *self, PyObject *loop) {
+    if (self->link.connection.state != CONNECTION_RESOLVING || self->resolving) {
+        return;
+    }
+    if (start_resolving(self, loop) < 0) {
+        PyErr_Clear();
+        link_resolved(&self->link, EAI_FAIL, NULL);
+    }
+}
+
+/* ---- a turn ---- */
+
 void loop_link_step(LoopLinkObject *self, bool readable) {
     int old = self->link.connection.fd, fd;
     short events;
@@ -46,6 +94,8 @@ void loop_link_step(LoopLinkObject *self, bool readable) {
         return;
     }
     link_step(&self->link, readable, &fd, &events);
+    resolve_if_needed(self, loop);
+    link_log_refusal(&self->link);
     if (old >= 0 && old != fd && self->fd == old && watch(self, loop, -1, 0) < 0) {
         PyErr_Clear(); /* the loop is closed; else it forgets a descriptor that may be another's by now */
         self->fd = -1;
@@ -114,14 +164,16 @@ void loop_links_close(PyObject *loops) {
 static PyObject *loop_link_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     LoopLinkObject *self = (LoopLinkObject *)Py_NewRef(object);
-    bool flush = PyTuple_GET_SIZE(args) > 0; /* call_soon passes an argument, a watcher none */
+    bool flush = PyTuple_GET_SIZE(args) > 0; /* call_soon passes an argument, a watcher none, a future itself */
     if (flush && PyTuple_GET_ITEM(args, 0) == Py_None) {
         hang_up(self);
         Py_DECREF(self);
         Py_RETURN_NONE;
     }
-    if (flush) {
+    if (flush && PyTuple_GET_ITEM(args, 0) == Py_True) {
         self->scheduled = false;
+    } else if (flush) {
+        resolved(self);
     }
     run(self, !flush);
     Py_DECREF(self);
@@ -176,6 +228,28 @@ void loop_link_tell(LoopLinkObject *self, struct redis_request *r) {
     loop_link_step(self, false);
 }
 
+/* ---- forks ---- */
+
+static LoopLinkObject *of_fork(struct fork_owner *o) {
+    return (LoopLinkObject *)((char *)o - offsetof(LoopLinkObject, fork));
+}
+static void fork_take(struct fork_owner *o) {
+    lock_acquire(&of_fork(o)->link.lock);
+}
+static void fork_give(struct fork_owner *o) {
+    lock_release(&of_fork(o)->link.lock);
+}
+/* The loop is not told: its selector is the parent's too, and what the child took out of that would be gone for both. */
+static void fork_child(struct fork_owner *o) {
+    LoopLinkObject *self = of_fork(o);
+    link_renew(&self->link);
+    self->fd = -1;
+    self->events = 0;
+    self->scheduled = self->closing = self->resolving = false;
+}
+
+/* ---- life ---- */
+
 LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
     struct module_state *m = of->module;
     if (weak_dict_once(&of->loops) < 0) {
@@ -198,6 +272,9 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
         tls_init(&self->tls, of->tls.context, of->tls.host);
     }
     link_init(&self->link, &self->address, of->tls.context != NULL ? &self->tls.stream : NULL, of->link.timeout_ns);
+    self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
+    fork_register(&self->fork);
+    self->link.connection.defers_names = true;
     self->loop = PyWeakref_NewRef(loop, NULL);
     PyObject_GC_Track(self);
     if (self->loop == NULL || PyObject_SetItem(of->loops, loop, (PyObject *)self) < 0) {
@@ -215,6 +292,10 @@ static void loop_link_dealloc(PyObject *object) {
     LoopLinkObject *self = (LoopLinkObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    fork_forget(&self->fork);
+    if (self->found != NULL) {
+        freeaddrinfo(self->found);
+    }
     link_destroy(&self->link);
     tls_clear(&self->tls);
     Py_XDECREF(self->loop);

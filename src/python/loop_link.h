@@ -2,6 +2,7 @@
 #ifndef HEADWAY_LOOP_LINK_H
 #define HEADWAY_LOOP_LINK_H
 
+#include "fork.h"
 #include "link_type.h"
 #include "task.h"
 
@@ -12,9 +13,13 @@ typedef struct loop_link_object {
     char *texts[5]; /* its own copies */
     PyObject *loop; /* a weak reference */
     struct link link;
+    struct fork_owner fork;
     struct tls tls;
     int fd;         /* what the loop watches; -1: nothing */
     short events;   /* for what */
+    bool resolving; /* a thread looks up the server's name; what it finds: */
+    int problem;
+    struct addrinfo *found;
     bool closing;   /* hangs up when it owes nothing any more */
     bool scheduled; /* the loop will call in this turn */
 } LoopLinkObject;

@@ -40,12 +40,13 @@ static PlanObject *fallback_plan(RedisStoreObject *s, PlanObject *plan) {
 int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                               struct outcome *out) {
     static const char *const said[] = {
+        [ON_ERROR_RAISE] = "Every request raises StoreUnavailableError until the server answers again. %s",
         [ON_ERROR_ALLOW] = "Every request is allowed until the server answers again. %s",
         [ON_ERROR_DENY] = "Every request is denied until the server answers again. %s",
         [ON_ERROR_FALLBACK] = "The fallback store decides until the server answers again. %s",
     };
     struct module_state *m = s->module;
-    if (s->on_error == ON_ERROR_RAISE || !PyErr_ExceptionMatches(m->store_error)) {
+    if (!PyErr_ExceptionMatches(m->store_error)) {
         return -1;
     }
     PyObject *type, *error, *traceback;
@@ -54,7 +55,16 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
     s->failures++;
     if (!s->failing) {
         s->failing = true;
-        log_warning(said[s->on_error], error != NULL ? error : Py_None, NULL);
+        PyObject *words = error == NULL ? NULL : PyObject_Str(error); /* a record that is kept keeps no traceback */
+        if (words == NULL) {
+            PyErr_Clear();
+        }
+        log_warning(said[s->on_error], words != NULL ? words : Py_None, NULL);
+        Py_XDECREF(words);
+    }
+    if (s->on_error == ON_ERROR_RAISE) {
+        PyErr_Restore(type, error, traceback);
+        return -1;
     }
     Py_XDECREF(type);
     Py_XDECREF(error);
@@ -182,14 +192,28 @@ int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_
 /* ---- who serves ---- */
 
 #define SLOTS 16384
+#define NODES_MAX 1024
 
 LinkObject *redis_store_route(RedisStoreObject *s, uint16_t slot) {
     LinkObject *link = s->slots != NULL && s->slots[slot] != NULL ? s->slots[slot] : s->link;
     return (LinkObject *)Py_NewRef(link);
 }
 
+/* More nodes than a cluster can well have come from a server that sends us about: all are forgotten, and found again as needed. */
+static int forget_nodes(RedisStoreObject *s) {
+    PyObject *none = PyDict_New();
+    if (none == NULL) {
+        return -1;
+    }
+    if (s->slots != NULL) {
+        memset(s->slots, 0, SLOTS * sizeof *s->slots);
+    }
+    Py_XSETREF(s->nodes, none);
+    return 0;
+}
+
 LinkObject *redis_store_node(RedisStoreObject *s, const char *host, int port) {
-    if (s->nodes == NULL && (s->nodes = PyDict_New()) == NULL) {
+    if ((s->nodes == NULL || PyDict_GET_SIZE(s->nodes) >= NODES_MAX) && forget_nodes(s) < 0) {
         return NULL;
     }
     PyObject *name = PyUnicode_FromFormat("%s:%d", host, port);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -147,17 +146,13 @@ static bool open_unix(struct redis_connection *c) {
 }
 
 /* Of several addresses the first that does not refuse at once is taken; a later refusal is the connection's fault. */
-static bool open_tcp(struct redis_connection *c) {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
-    char port[16];
-    snprintf(port, sizeof port, "%d", c->address->port);
-    int problem = getaddrinfo(c->address->host, port, &hints, &found);
+static bool connect_to(struct redis_connection *c, int problem, struct addrinfo *found) {
     if (problem != 0) {
         connection_close(c, FAULT_ADDRESS, "%s", gai_strerror(problem));
         return false;
     }
     bool opened = false;
-    int error = 0;
+    int error = EADDRNOTAVAIL;
     for (struct addrinfo *a = found; a != NULL && !opened; a = a->ai_next) {
         opened = try_address(c, a->ai_addr, a->ai_addrlen);
         error = errno;
@@ -167,6 +162,35 @@ static bool open_tcp(struct redis_connection *c) {
         connection_close(c, FAULT_CONNECT, "%s", strerror(error));
     }
     return opened;
+}
+
+int connection_find(const struct redis_address *a, bool number, struct addrinfo **found) {
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = number ? AI_NUMERICHOST : 0};
+    char port[16];
+    snprintf(port, sizeof port, "%d", a->port);
+    *found = NULL;
+    return getaddrinfo(a->host, port, &hints, found);
+}
+
+static bool open_tcp(struct redis_connection *c) {
+    struct addrinfo *found;
+    int problem = connection_find(c->address, c->defers_names, &found);
+    if (problem == EAI_NONAME && c->defers_names) {
+        c->state = CONNECTION_RESOLVING;
+        return true;
+    }
+    return connect_to(c, problem, found);
+}
+
+bool connection_resolved(struct redis_connection *c, int problem, struct addrinfo *found) {
+    if (c->state == CONNECTION_RESOLVING) {
+        c->state = CONNECTION_CONNECTING;
+        return connect_to(c, problem, found);
+    }
+    if (found != NULL) {
+        freeaddrinfo(found);
+    }
+    return true;
 }
 
 enum greeting { GREETING_HELLO, GREETING_AUTH, GREETING_SELECT, GREETING_NAME, GREETING_INFO };
@@ -238,6 +262,9 @@ bool connection_send(struct redis_connection *c, const char *bytes, size_t lengt
 }
 
 short connection_events(const struct redis_connection *c) {
+    if (c->state == CONNECTION_RESOLVING) {
+        return 0;
+    }
     if (c->state == CONNECTION_CONNECTING) {
         return POLLOUT;
     }
@@ -327,6 +354,9 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
         connection_close(c, FAULT_PROTOCOL, "%s was answered by: %.*s", asked[kind], (int)r->len, r->str);
     } else if (!failed && r->type != REDIS_REPLY_STATUS && kind != GREETING_HELLO) {
         connection_close(c, FAULT_PROTOCOL, "%s was not answered as Redis answers", asked[kind]);
+    } else if (failed && kind >= GREETING_NAME && atomic_load(&c->refusal) == 0) {
+        snprintf(c->refused, sizeof c->refused, "%s was answered by: %.*s", asked[kind], (int)r->len, r->str);
+        atomic_store(&c->refusal, kind == GREETING_NAME ? 2 : 1);
     }
     freeReplyObject(r);
     if (c->state != CONNECTION_CLOSED && c->greetings_left == 0) {
@@ -419,6 +449,9 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
     }
     if (!in_time(c, now)) {
         return false;
+    }
+    if (c->state == CONNECTION_RESOLVING) {
+        return true;
     }
     if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c) || c->state == CONNECTION_CONNECTING)) {
         return c->state != CONNECTION_CLOSED;

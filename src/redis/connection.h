@@ -4,11 +4,14 @@
  * each reply that is complete is handed to `on_reply`, in the order of the commands. Connecting, logging in and talking are the same
  * machine, so threads (which poll) and event loops (which are told) share all of it.
  *
- * The reader of replies is hiredis'; so are the replies. Names are resolved by getaddrinfo, which does block. */
+ * The reader of replies is hiredis'; so are the replies. Names are resolved by getaddrinfo, which does block: where that must not be,
+ * the owner looks them up elsewhere. */
 #ifndef HEADWAY_CONNECTION_H
 #define HEADWAY_CONNECTION_H
 
 #include <hiredis/hiredis.h>
+#include <netdb.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,7 +40,13 @@ struct redis_stream {
     const char *(*error)(void *context); /* what EPROTO was about */
 };
 
-enum connection_state { CONNECTION_CLOSED, CONNECTION_CONNECTING, CONNECTION_GREETING, CONNECTION_READY };
+enum connection_state {
+    CONNECTION_CLOSED,
+    CONNECTION_RESOLVING,
+    CONNECTION_CONNECTING,
+    CONNECTION_GREETING,
+    CONNECTION_READY
+};
 
 /* Why a connection closed, so that the binding can say what would help. */
 enum connection_fault {
@@ -72,6 +81,11 @@ struct redis_connection {
     int greeting_kinds[5];
     int64_t deadline;  /* of connecting and greeting: an instant */
     int64_t last_used; /* when bytes last came or went */
+    bool defers_names; /* a name that is not a number makes the state RESOLVING: the owner calls connection_resolved */
+    /* What the server would not do in the greeting, though it serves; 1 and 2: `refused` says so, 1 a trifle; 3: it
+     * was taken note of; 0: nothing. */
+    _Atomic int refusal;
+    char refused[REDIS_ERROR_LENGTH];
     void *owner;
     /* Takes the reply over. False: the owner knows of no command for it. */
     bool (*on_reply)(void *owner, redisReply *reply);
@@ -83,6 +97,11 @@ void connection_destroy(struct redis_connection *c);
 
 /* Begins to connect. False: it failed at once, see fault and error. */
 bool connection_open(struct redis_connection *c, int64_t now);
+
+/* getaddrinfo for the address; `number`: only if its host is one. */
+int connection_find(const struct redis_address *a, bool number, struct addrinfo **found);
+/* Goes on from RESOLVING (else nothing happens). Takes `found` over. False: it failed, see fault and error. */
+bool connection_resolved(struct redis_connection *c, int problem, struct addrinfo *found);
 
 /* Closes, keeping the first fault and sentence. */
 void connection_close(struct redis_connection *c, enum connection_fault fault, const char *format, ...)

@@ -339,6 +339,14 @@ void link_step(struct link *l, bool readable, int *fd, short *events) {
     *events = c->fd < 0 ? 0 : connection_events(c);
 }
 
+void link_resolved(struct link *l, int problem, struct addrinfo *found) {
+    if (!connection_resolved(&l->connection, problem, found)) {
+        lock_acquire(&l->lock);
+        link_closed(l, false, clock_now());
+        lock_release(&l->lock);
+    }
+}
+
 bool link_abandon(struct link *l, struct redis_request *r, struct redis_request *undo) {
     lock_acquire(&l->lock);
     let_go(l, r, undo);
@@ -431,12 +439,17 @@ void link_close(struct link *l) {
 }
 
 void link_renew(struct link *l) {
+    bool driven = l->driven;
     lock_init(&l->lock);
     l->driven = false;
     list_init(&l->waiting); /* their callers are in the parent */
     list_init(&l->sent);
     list_init(&l->answered);
     l->waking = false;
+    if (driven) { /* by a thread that is not here, and may have been half-way through: they are left as they are */
+        l->connection.reader = NULL;
+        l->connection.out = (struct redis_buffer){0};
+    }
     connection_close(&l->connection, FAULT_NONE, "forked");
     l->connection.fault = FAULT_NONE;
     l->rest_until = l->rest_ns = 0;

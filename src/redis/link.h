@@ -125,6 +125,9 @@ void link_submit(struct link *l, struct redis_request *r);
  * over were told so. */
 void link_step(struct link *l, bool readable, int *fd, short *events);
 
+/* The name of the server was looked up: what connection_find said. Takes `found` over. */
+void link_resolved(struct link *l, int problem, struct addrinfo *found);
+
 /* The caller does not want the answer any more. Takes the request and `undo` (or NULL) over. True: link_step has something to send. */
 bool link_abandon(struct link *l, struct redis_request *r, struct redis_request *undo);
 

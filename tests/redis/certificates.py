@@ -1,8 +1,8 @@
 """Certificates for tests of TLS, made by the `openssl` command in a directory of the test run.
 
-One authority signs three: a server's for 127.0.0.1 and localhost, a client's, and one for a host of
-another name. A second authority, which nobody trusts, signs a client's too. All keys are elliptic:
-making them takes milliseconds.
+One authority signs four: a server's for 127.0.0.1 and localhost, one that has expired, a client's,
+and one for a host of another name. A second authority, which nobody trusts, signs a client's too.
+All keys are elliptic: making them takes milliseconds.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Certificates:
         self.client = self._signed("client", authority, "DNS:client.test")
         self.elsewhere = self._signed("elsewhere", authority, "DNS:elsewhere.test")
         """A server's, for a name that is not its own."""
+        self.expired = self._signed("expired", authority, "IP:127.0.0.1, DNS:localhost", days=-1)
+        """A server's that was good until yesterday."""
         self.stranger = self._signed("stranger", stranger, "DNS:client.test")
         """A client's that the server does not accept."""
         self.encrypted_key = self._encrypted(self.client.key)
@@ -84,7 +86,7 @@ class Certificates:
         )
         return pair
 
-    def _signed(self, name: str, authority: Pair, also: str) -> Pair:
+    def _signed(self, name: str, authority: Pair, also: str, days: int = 30) -> Pair:
         pair, config = self._prepare(name, also)
         request = self.directory / f"{name}.csr"
         self._serial += 1
@@ -93,7 +95,7 @@ class Certificates:
             *("-key", str(pair.key), "-out", str(request)),
         )
         self._openssl(
-            *("x509", "-req", "-sha256", "-days", "30", "-set_serial", str(self._serial)),
+            *("x509", "-req", "-sha256", "-days", str(days), "-set_serial", str(self._serial)),
             *("-CA", str(authority.certificate), "-CAkey", str(authority.key)),
             *("-extfile", str(config), "-extensions", "leaf"),
             *("-in", str(request), "-out", str(pair.certificate)),

@@ -6,6 +6,7 @@ counted; the server takes over again by itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
@@ -69,7 +70,7 @@ def test_the_policy_decides_while_the_server_is_away_and_says_so_once_each_way(
     assert len(lines(caplog)) == 4
 
 
-def test_raising_is_not_a_switch_and_is_not_logged(
+def test_raising_is_counted_and_said_once_each_way_too(
     ask: Ask, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = store_of(proxy.url)
@@ -77,7 +78,18 @@ def test_raising_is_not_a_switch_and_is_not_logged(
     proxy.refuse()
     for _ in range(20):
         assert ask.error(limiter).fault in ("closed", "connect")
-    assert lines(caplog) == []
+    assert store.failures == 20
+    assert len(lines(caplog)) == 1
+    assert "raises" in lines(caplog)[0]
+    proxy.heal()
+    end = time.monotonic() + RESTS_S
+    while len(lines(caplog)) == 1:
+        assert time.monotonic() < end, "the server is not asked any more"
+        with contextlib.suppress(StoreUnavailableError):
+            ask.limit(limiter, "other")
+        ask.turn(0.005)
+    assert "answers again" in lines(caplog)[1]
+    assert str(store.failures) in lines(caplog)[1]
 
 
 @pytest.mark.parametrize("policy", ["allow", "deny"])

@@ -288,6 +288,32 @@ def test_reconnecting_leaks_neither_memory_nor_descriptors(how: str, proxy: Prox
     assert proxy.links <= 2
 
 
+@pytest.mark.parametrize("how", ["thread", "task"])
+def test_a_thousand_refused_connections_leak_nothing(how: str) -> None:
+    def refused() -> None:
+        with pytest.raises(StoreUnavailableError):
+            Throttled("key", quota=QUOTA, store=RedisStore("redis://127.0.0.1:1")).limit()
+
+    async def awaited(times: int) -> None:
+        for _ in range(times):
+            limiter = AsyncThrottled("key", quota=QUOTA, store=RedisStore("redis://127.0.0.1:1"))
+            with pytest.raises(StoreUnavailableError):
+                await limiter.limit()
+
+    def several(times: int) -> None:
+        if how == "task":
+            asyncio.run(awaited(times))
+        else:
+            for _ in range(times):
+                refused()
+
+    several(200)
+    descriptors_before, before = descriptors(), resident_kib()
+    several(1_000)
+    assert descriptors() == descriptors_before
+    assert resident_kib() - before < 2_048
+
+
 def test_failed_connections_leak_no_descriptor() -> None:
     before = descriptors()
     for _ in range(100):

@@ -4,10 +4,12 @@ shows the URL, and never the password.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from typing import Any
 
 import pytest
+from servers import RedisServer
 from store_help import repr_of
 
 from headway import MemoryStore, SetUpError, Throttled
@@ -172,6 +174,28 @@ def test_a_store_of_redis_is_a_name_of_headway() -> None:
     import headway
 
     assert headway.RedisStore is RedisStore
+
+
+def test_a_server_that_sends_us_about_is_not_followed_for_ever() -> None:
+    store = RedisStore("redis+cluster://127.0.0.1:1")
+    for number in range(5_000):
+        store._set_slots(number, number, "127.0.0.1", 10_000 + number)
+    assert len(store._links()) < 2_000
+
+
+def test_a_name_that_the_server_refuses_is_logged_once(
+    acl_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    acl_server.command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-client")
+    url = f"redis://plain:pw@127.0.0.1:{acl_server.port}/0?client_name=clerk"
+    caplog.set_level(logging.DEBUG, "headway")
+    limiter = Throttled("key", quota="5/m", store=RedisStore(url))
+    for _ in range(2):
+        assert limiter.limit()
+        limiter.store.close()
+    (said,) = [r for r in caplog.records if r.name == "headway.store.greeting"]
+    assert said.levelno == logging.WARNING
+    assert "CLIENT SETNAME" in said.getMessage()
 
 
 def test_a_store_is_not_pickled() -> None:

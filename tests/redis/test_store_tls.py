@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from certificates import PASSPHRASE, Certificates, Pair
 from servers import RedisServer
 from store_help import ask, repr_of, unavailable
+from topologies import Cluster
 
-from headway import SetUpError, Throttled
+from headway import SetUpError, StoreUnavailableError, Throttled
+from headway.asyncio import Throttled as AsyncThrottled
 from headway.store import RedisStore
 
 __all__ = ["ask"]
@@ -145,6 +148,42 @@ def test_a_server_of_an_unknown_authority(
     error = unavailable(ask, url)
     assert error.fault == "tls"
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def test_a_server_whose_certificate_has_expired(
+    certificates: Certificates, start_server: Callable[..., RedisServer], ask: Callable[..., Any]
+) -> None:
+    files = {"tls-cert-file": certificates.expired.certificate}
+    files["tls-key-file"] = certificates.expired.key
+    options = {name: str(file) for name, file in files.items()} | {"tls-auth-clients": "no"}
+    server = start_server(tls=certificates, options=options)
+    error = unavailable(ask, server.url + query(certificates))
+    assert error.fault == "tls"
+    assert "expired" in str(error)
+
+
+@pytest.mark.slow
+def test_a_cluster_over_tls(
+    redis_binary: str, certificates: Certificates, tls_server: RedisServer
+) -> None:
+    with Cluster(redis_binary, shards=3, replicas=0, tls=certificates) as cluster:
+        url = cluster.url + query(certificates, tls="true")
+        store = RedisStore(url)
+        how: dict[str, Any] = {"using": "gcra", "quota": "1/h burst 2", "store": store}
+        limiter, tasks = Throttled(**how), AsyncThrottled(**how)
+        keys = [f"key {number}" for number in range(20)]
+
+        async def main() -> None:
+            assert all([await tasks.limit(key) for key in keys])
+
+        assert all(limiter.limit(key) for key in keys)
+        asyncio.run(main())
+        assert not any(limiter.limit(key) for key in keys)
+        served = {cluster.owner(cluster.slot_of(key)).port for key in keys}
+        assert len(served) == 3
+        with pytest.raises(StoreUnavailableError) as caught:
+            Throttled(store=RedisStore(cluster.url), quota="1/m").limit("key")
+        assert caught.value.fault in ("protocol", "closed", "connect", "timeout")
 
 
 def test_a_server_of_another_name(

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from certificates import Certificates
 from guard import ServerFailed, until
 from servers import Option, RedisServer, quoted
 from wire import RedisError
@@ -208,12 +209,14 @@ class Cluster(Topology):
         shards: int = 3,
         replicas: int = 1,
         password: str | None = None,
+        tls: Certificates | None = None,
         node_timeout_ms: int = 1_500,
     ) -> None:
         super().__init__()
-        self.binary, self.password = binary, password
+        self.binary, self.password, self.tls = binary, password, tls
         self._options: dict[str, Option] = {
             **_replication(password),
+            **({} if tls is None else {"tls-cluster": "yes", "tls-replication": "yes"}),
             "cluster-enabled": "yes",
             "cluster-announce-ip": "127.0.0.1",
             "cluster-node-timeout": node_timeout_ms,
@@ -229,7 +232,7 @@ class Cluster(Topology):
         shards, replicas = self._counts
         nodes = self._start(
             [
-                RedisServer(self.binary, self._options, password=self.password)
+                RedisServer(self.binary, self._options, password=self.password, tls=self.tls)
                 for _ in range(shards * (1 + replicas))
             ]
         )
