@@ -153,6 +153,38 @@ bool holder_lives(struct module_state *m, PyObject *holder) {
     return lives;
 }
 
+/* ---- for permits that are kept on a server, which Python looks after ---- */
+
+static PyObject *thread_function(PyObject *module, PyObject *unused) {
+    (void)unused;
+    return holder_thread(PyModule_GetState(module));
+}
+
+static PyObject *task_function(PyObject *module, PyObject *unused) {
+    (void)unused;
+    return holder_task(PyModule_GetState(module));
+}
+
+static PyObject *lives_function(PyObject *module, PyObject *holder) {
+    if (!PyWeakref_Check(holder)) {
+        PyErr_SetString(PyExc_TypeError, "a holder is a weak reference");
+        return NULL;
+    }
+    return PyBool_FromLong(holder_lives(PyModule_GetState(module), holder));
+}
+
+PyMethodDef holder_functions[] = {
+    {"_holder_thread", thread_function, METH_NOARGS,
+     "_holder_thread()\n--\n\nThis thread: a weak reference that dies with it, the same at each call."},
+    {"_holder_task", task_function, METH_NOARGS,
+     "_holder_task()\n--\n\nThe running task of asyncio, by a weak reference; the thread where none runs."},
+    {"_holder_lives", lives_function, METH_O,
+     "_holder_lives(holder, /)\n--\n\nWhether the thread runs still; whether the task is not done and its loop open."},
+    {NULL, NULL, 0, NULL},
+};
+
+/* ---- ThreadLife ---- */
+
 static void thread_life_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     if (((ThreadLifeObject *)object)->weakrefs != NULL) {

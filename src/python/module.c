@@ -162,7 +162,7 @@ static int module_exec(PyObject *module) {
     }
     PyObject_GC_Track(m->nothing);
     if (PyModule_AddFunctions(module, quota_functions) < 0 || PyModule_AddFunctions(module, step_functions) < 0 ||
-        PyModule_AddFunctions(module, own_functions) < 0) {
+        PyModule_AddFunctions(module, own_functions) < 0 || PyModule_AddFunctions(module, holder_functions) < 0) {
         return -1;
     }
     return add_constants(module);

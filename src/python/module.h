@@ -137,7 +137,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     struct module_state *module;
-    PoolObject *pool;
+    PyObject *place;  /* what has the permits; NULL before __init__ */
+    PoolObject *pool; /* the same, borrowed, where they are in memory; else it is headway.limiters._door's */
     double max_sleep; /* seconds, 0 for no end */
     double expiry;
     int64_t max_sleep_ns, expiry_ns;
@@ -260,6 +261,7 @@ void call_free_list_clear(struct module_state *m);
 PyObject *holder_thread(struct module_state *m);
 PyObject *holder_task(struct module_state *m); /* the thread, where no task of asyncio runs */
 bool holder_lives(struct module_state *m, PyObject *holder);
+extern PyMethodDef holder_functions[]; /* the same for Python */
 
 /* The running loop of asyncio: a new reference, or NULL, without an exception where none is running. */
 PyObject *running_loop(struct module_state *m);

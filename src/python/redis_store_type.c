@@ -11,12 +11,14 @@
 
 /* ---- failing and recovering ---- */
 
-static void log_warning(const char *format, PyObject *server, PyObject *what) {
+/* A warning; where on_error raises, whoever is concerned has the exception, and the log has it at INFO. */
+static void log_once(RedisStoreObject *s, const char *format, PyObject *server, PyObject *what) {
+    const char *level = s->on_error == ON_ERROR_RAISE ? "info" : "warning";
     PyObject *logging = PyImport_ImportModule("logging");
     PyObject *logger = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
     PyObject *done = logger == NULL ? NULL
-                     : what == NULL ? PyObject_CallMethod(logger, "warning", "sO", format, server)
-                                    : PyObject_CallMethod(logger, "warning", "sOO", format, server, what);
+                     : what == NULL ? PyObject_CallMethod(logger, level, "sO", format, server)
+                                    : PyObject_CallMethod(logger, level, "sOO", format, server, what);
     if (done == NULL) {
         PyErr_Clear(); /* the decision stands, whatever the user's log handlers did */
     }
@@ -36,9 +38,8 @@ static PlanObject *fallback_plan(RedisStoreObject *s, PlanObject *plan) {
     return plan->fallback;
 }
 
-/* With an exception set: the policy's answer instead of it, or -1. */
-int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
-                              struct outcome *out) {
+/* With an exception set: 0 and none, where the policy has an answer instead of it; or -1. */
+static int take_over(RedisStoreObject *s) {
     static const char *const said[] = {
         [ON_ERROR_RAISE] = "Every request raises StoreUnavailableError until the server answers again. %s",
         [ON_ERROR_ALLOW] = "Every request is allowed until the server answers again. %s",
@@ -59,7 +60,7 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
         if (words == NULL) {
             PyErr_Clear();
         }
-        log_warning(said[s->on_error], words != NULL ? words : Py_None, NULL);
+        log_once(s, said[s->on_error], words != NULL ? words : Py_None, NULL);
         Py_XDECREF(words);
     }
     if (s->on_error == ON_ERROR_RAISE) {
@@ -69,6 +70,15 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);
+    return 0;
+}
+
+int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                              struct outcome *out) {
+    struct module_state *m = s->module;
+    if (take_over(s) < 0) {
+        return -1;
+    }
     if (s->on_error == ON_ERROR_FALLBACK) {
         PlanObject *other = fallback_plan(s, plan);
         if (other == NULL) {
@@ -88,12 +98,29 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
     return 0;
 }
 
+/* For what Python decides: the exception is the argument. */
+static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
+    RedisStoreObject *s = (RedisStoreObject *)object;
+    if (!PyExceptionInstance_Check(error)) {
+        PyErr_SetString(PyExc_TypeError, "_policy takes an exception");
+        return NULL;
+    }
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    if (take_over(s) < 0) {
+        return NULL;
+    }
+    if (s->on_error == ON_ERROR_FALLBACK) {
+        return Py_NewRef(s->fallback);
+    }
+    return PyUnicode_FromString(s->on_error == ON_ERROR_ALLOW ? "allow" : "deny");
+}
+
 void redis_store_recovered(RedisStoreObject *s) {
     if (s->failing) {
         s->failing = false;
         PyObject *count = PyLong_FromLongLong(s->failures);
         if (count != NULL) {
-            log_warning("%s answers again; %s decisions so far were taken without it.", s->server, count);
+            log_once(s, "%s answers again; %s decisions so far were taken without it.", s->server, count);
             Py_DECREF(count);
         }
     }
@@ -375,6 +402,9 @@ static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
 
 static PyMethodDef redis_store_methods[] = {
     {"_links", redis_store_links, METH_NOARGS, "_links($self, /)\n--\n\nThe links to all servers."},
+    {"_policy", redis_store_policy, METH_O,
+     "_policy($self, error, /)\n--\n\nWhat on_error says instead of this error: 'allow', 'deny' or the fallback store; raises "
+     "it again where it says nothing."},
     {"_run", (PyCFunction)(void (*)(void))redis_store_run, METH_FASTCALL,
      "_run($self, script, keys, words, /)\n--\n\nRuns a script of src/redis/lua by its name, or (None) the command that "
      "the words are, where the first key is; an error of the server is raised."},

@@ -1,7 +1,10 @@
 /* Pool, and the semaphores that take permits from it.
  *
  * A pool is what all semaphores of one name share: the core's semaphore of leases. Whoever holds a permit or waits for one keeps
- * the pool alive, so that a name that is in use is never made anew. */
+ * the pool alive, so that a name that is in use is never made anew.
+ *
+ * Where the permits are on a server, there is no pool: entering and leaving are the methods of an object of Python
+ * (headway.limiters._door), which is given instead of it. */
 #include "wait.h"
 
 /* ---- Pool ---- */
@@ -108,7 +111,7 @@ PyTypeObject *pool_type_make(PyObject *module) {
 
 static SemaphoreObject *ready_semaphore(PyObject *object) {
     SemaphoreObject *s = (SemaphoreObject *)object;
-    if (s->pool == NULL) {
+    if (s->place == NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s.__init__ was not called.", type_short_name(Py_TYPE(object)));
         return NULL;
     }
@@ -123,13 +126,12 @@ static int semaphore_type_init(PyObject *object, PyObject *args, PyObject *kwarg
     static char *names[] = {"pool", "max_sleep", "expiry", NULL};
     SemaphoreObject *self = (SemaphoreObject *)object;
     struct module_state *m = state_of_instance(object);
-    PyObject *pool;
+    PyObject *place;
     double max_sleep, expiry;
-    if (m == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O!dd:Semaphore", names, m->pool, &pool, &max_sleep, &expiry)) {
+    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "Odd:Semaphore", names, &place, &max_sleep, &expiry)) {
         return -1;
     }
-    if (self->pool != NULL) {
+    if (self->place != NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s.__init__ was called twice.", type_short_name(Py_TYPE(object)));
         return -1;
     }
@@ -142,13 +144,16 @@ static int semaphore_type_init(PyObject *object, PyObject *args, PyObject *kwarg
     self->expiry = expiry;
     self->max_sleep_ns = max_sleep == 0 ? INT64_MAX : in_ns(max_sleep);
     self->expiry_ns = expiry * 1e9 < 1 ? 1 : in_ns(expiry);
-    self->pool = (PoolObject *)Py_NewRef(pool);
+    self->pool = Py_IS_TYPE(place, m->pool) ? (PoolObject *)place : NULL;
+    self->place = Py_NewRef(place);
     return 0;
 }
 
 static int semaphore_traverse(SemaphoreObject *self, visitproc visit, void *arg) {
-    (void)self;
     Py_VISIT(Py_TYPE(self));
+    if (self->pool == NULL) {
+        Py_VISIT(self->place);
+    }
     return 0;
 }
 
@@ -159,7 +164,8 @@ static void semaphore_dealloc(PyObject *object) {
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(object);
     }
-    Py_CLEAR(self->pool);
+    self->pool = NULL;
+    Py_CLEAR(self->place);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -218,9 +224,22 @@ PyObject *semaphore_raise_refused(SemaphoreObject *s) {
     return NULL;
 }
 
+/* On a server. */
+static PyObject *enter_place(SemaphoreObject *s, const char *method) {
+    return PyObject_CallMethod(s->place, method, "O", (PyObject *)s);
+}
+
+static PyObject *leave_place(SemaphoreObject *s, const char *method, PyObject *const *args, Py_ssize_t nargs) {
+    return PyObject_CallMethod(s->place, method, "OO", (PyObject *)s,
+                               nargs > 0 && args[0] == PyExc_GeneratorExit ? Py_True : Py_False);
+}
+
 static PyObject *sync_enter(PyObject *object, PyObject *unused) {
     (void)unused;
     SemaphoreObject *s = ready_semaphore(object);
+    if (s != NULL && s->pool == NULL) {
+        return enter_place(s, "enter");
+    }
     PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
     struct thread_wait w;
     int64_t until;
@@ -245,9 +264,10 @@ static PyObject *sync_enter(PyObject *object, PyObject *unused) {
 }
 
 static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
-    (void)args;
-    (void)nargs;
     SemaphoreObject *s = ready_semaphore(object);
+    if (s != NULL && s->pool == NULL) {
+        return leave_place(s, "leave", args, nargs);
+    }
     PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
     if (holder == NULL) {
         return NULL;
@@ -260,13 +280,16 @@ static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t n
 static PyObject *async_enter(PyObject *object, PyObject *unused) {
     (void)unused;
     SemaphoreObject *s = ready_semaphore(object);
-    return s == NULL ? NULL : call_permit(s);
+    return s == NULL ? NULL : s->pool == NULL ? enter_place(s, "enter_async") : call_permit(s);
 }
 
 /* The permit is given back at once, so that a cancellation can't come between. */
 static PyObject *async_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     bool destroyed = nargs > 0 && args[0] == PyExc_GeneratorExit;
     SemaphoreObject *s = ready_semaphore(object);
+    if (s != NULL && s->pool == NULL) {
+        return leave_place(s, "leave_async", args, nargs);
+    }
     PyObject *holder = s == NULL ? NULL : holder_task(s->module);
     if (holder == NULL) {
         return NULL;
@@ -282,7 +305,7 @@ static PyMemberDef semaphore_members[] = {
      "The longest wait for a permit in seconds; 0 for no end."},
     {"expiry", T_DOUBLE, offsetof(SemaphoreObject, expiry), READONLY,
      "Seconds after which the permit of a holder that is gone is free again."},
-    {"_pool", T_OBJECT_EX, offsetof(SemaphoreObject, pool), READONLY, NULL},
+    {"_pool", T_OBJECT_EX, offsetof(SemaphoreObject, place), READONLY, "What has the permits."},
     {NULL, 0, 0, 0, NULL},
 };
 static PyType_Slot semaphore_slots[] = {

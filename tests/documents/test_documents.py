@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from document_blocks import CALLS, DATA, DOCUMENTS, Block, all_blocks
+from servers import RedisServer
 
 from headway import Quota, Rate, RateLimitResult, RateLimitState, TokenBucket
 
@@ -55,7 +56,7 @@ class Outcome:
     seconds: float
 
 
-Run = Callable[[Block], Outcome]
+Run = Callable[..., Outcome]
 Check = Callable[[Outcome], None]
 CHECKS: dict[str, Check] = {}
 
@@ -97,7 +98,7 @@ def server_port() -> Iterator[int]:
 def run(tmp_path: Path, server_port: int) -> Run:
     """Run a block in a new interpreter, with its document's package played by the drop-in."""
 
-    def run_block(block: Block) -> Outcome:
+    def run_block(block: Block, settings: Mapping[str, str] | None = None) -> Outcome:
         file = tmp_path / "block.py"
         file.write_text(block.program(), encoding="utf-8")
         command = [sys.executable, "-m", "headway.dropin", DOCUMENTS[block.document], "--"]
@@ -107,7 +108,7 @@ def run(tmp_path: Path, server_port: int) -> Run:
             [*command, str(file)],
             env={
                 **{name: value for name, value in os.environ.items() if name not in SETTINGS},
-                **ON_REDIS.get(block.name, {}),
+                **(settings or ON_REDIS.get(block.name, {})),
                 "DOCUMENT_SERVER_PORT": str(server_port),
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "PYTHONUTF8": "1",
@@ -141,6 +142,17 @@ def test_a_block_runs_verbatim_and_does_what_its_document_says(
     CHECKS.get(block.name, ends_well)(outcome)
     if server is not None:  # the limit is where the document says
         assert server.command("DBSIZE") == 1
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in _blocks() if "limiters/" in str(getattr(block, "id", ""))]
+)
+def test_a_block_of_limiters_runs_on_a_server_too(
+    block: Block, run: Run, own_server: RedisServer
+) -> None:
+    outcome = run(block, {"REDIS_URL": own_server.url})
+    CHECKS.get(block.name, ends_well)(outcome)
+    assert "cmdstat_evalsha" in own_server.info("commandstats")
 
 
 def test_every_expectation_belongs_to_a_block() -> None:

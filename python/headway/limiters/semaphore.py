@@ -3,16 +3,22 @@
 A permit is a lease. Who holds one and lives, a running thread or a task that is not done, keeps
 it however long it takes. The permit of one who is gone without having left the block is free
 again when its lease of `expiry` seconds has run out.
+
+In memory all of it is compiled. On a server the compiled class hands over to `_door.Door`.
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, cast
 
 from headway import _core
 from headway._checks import not_negative, positive, positive_int, text
 from headway._definitions import caller, define
 from headway.exceptions import SetUpError
+from headway.limiters._door import Door
+from headway.limiters._permits import Permits
 from headway.limiters.exceptions import MaxSleepExceededError
-from headway.store import shared_store
+from headway.store import RedisStore, shared_store
 
 __all__ = ["AsyncSemaphore", "SyncSemaphore"]
 
@@ -34,10 +40,14 @@ class _Permits(_core.Semaphore):
         """How many may hold a permit at a time."""
         return self._pool.capacity
 
-    def _max_sleep_error(self) -> MaxSleepExceededError:
+    def _max_sleep_error(
+        self, held: int | None = None, waiting: int | None = None
+    ) -> MaxSleepExceededError:
+        held = self._pool.held if held is None else held
+        waiting = self._pool.waiting if waiting is None else waiting
         return MaxSleepExceededError(
             f"Semaphore {self.name!r}: no permit in max_sleep={self.max_sleep:g} s; "
-            f"{self._pool.held} of {self.capacity} are held, {self._pool.waiting} are waiting."
+            f"{held} of {self.capacity} are held, {waiting} are waiting."
         )
 
     def __repr__(self) -> str:
@@ -48,27 +58,31 @@ class _Permits(_core.Semaphore):
 
 
 def _checked(
-    name: str, capacity: int, max_sleep: float, expiry: float, connection: object
-) -> tuple[_core.Pool, float, float]:
+    cls: Callable[..., Any],
+    name: str,
+    capacity: int,
+    max_sleep: float,
+    expiry: float,
+    connection: object,
+) -> tuple[_core.Pool | Door, float, float]:
     text("name", name)
     capacity = positive_int("capacity", capacity, CAPACITY_MAX)
     max_sleep = not_negative("max_sleep", max_sleep, "no end")
     expiry = positive("expiry", expiry)
     store = shared_store("limiters", connection)
-    if not isinstance(store, _core.MemoryStore):
+    definition = ("limiters.semaphore", name, {"capacity": capacity}, caller(2))
+    if isinstance(store, _core.MemoryStore):
+        memory = store
+        pool = define(store, *definition, lambda: _core.Pool(name, capacity, memory))
+        return pool, max_sleep, expiry
+    if getattr(store._client, "awaits", False):
         raise SetUpError(
-            f"Invalid connection: {store!r}: semaphores on Redis are not in this release of "
-            "headway. Token buckets are; connection='memory://' shares permits in the process."
+            f"Invalid connection: {store!r} is a client for asyncio, and a semaphore's permits are "
+            "renewed by a thread: give a client such as redis.Redis, or a URL, which serves both."
         )
-    pool = define(
-        store,
-        "limiters.semaphore",
-        name,
-        {"capacity": capacity},
-        caller(2),
-        lambda: _core.Pool(name, capacity, store),
-    )
-    return pool, max_sleep, expiry
+    remote = cast(RedisStore, store)
+    permits = define(store, *definition, lambda: Permits(remote, name, capacity))
+    return Door(permits, partial(cls, name, capacity, max_sleep, expiry)), max_sleep, expiry
 
 
 class SyncSemaphore(_Permits, _core.SyncSemaphore):
@@ -77,8 +91,9 @@ class SyncSemaphore(_Permits, _core.SyncSemaphore):
     name: who shares the permits. capacity: permits, at least 1; where two semaphores of one name
     differ, the first holds and the second logs a warning. max_sleep: the longest wait in seconds,
     then `MaxSleepExceededError`; 0 for no end. expiry: seconds until the permit of a holder that
-    is gone is free again. connection: a MemoryStore or a URL; by default what REDIS_URL names,
-    else the process. Raises ValueError naming a value that is not usable.
+    is gone is free again. connection: a MemoryStore, a RedisStore, a URL or a client of redis-py;
+    by default what REDIS_URL names, else the process. Raises ValueError naming a value that is not
+    usable.
     """
 
     __slots__: ClassVar[tuple[str, ...]] = ()
@@ -91,7 +106,7 @@ class SyncSemaphore(_Permits, _core.SyncSemaphore):
         expiry: float = 30,
         connection: object = None,
     ) -> None:
-        super().__init__(*_checked(name, capacity, max_sleep, expiry, connection))
+        super().__init__(*_checked(SyncSemaphore, name, capacity, max_sleep, expiry, connection))
 
 
 class AsyncSemaphore(_Permits, _core.AsyncSemaphore):
@@ -107,4 +122,4 @@ class AsyncSemaphore(_Permits, _core.AsyncSemaphore):
         expiry: float = 30,
         connection: object = None,
     ) -> None:
-        super().__init__(*_checked(name, capacity, max_sleep, expiry, connection))
+        super().__init__(*_checked(AsyncSemaphore, name, capacity, max_sleep, expiry, connection))
