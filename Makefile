@@ -81,6 +81,10 @@ FLAGS_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 FLAGS_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread
 FLAGS_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 
+# test_link.c tests what stands on hiredis; where that is not installed, it is empty.
+HIREDIS := $(shell pkg-config --libs hiredis 2>/dev/null)
+LINK_SOURCES := $(if $(HIREDIS),src/redis/connection.c src/redis/link.c src/redis/link_threads.c)
+
 define variant
 build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
 	@mkdir -p $$(@D)
@@ -88,6 +92,9 @@ build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
 
 build/core/$(1)/test_%: tests/core/test_%.c $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS)
 	@$(2) $$(CORE_FLAGS) $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) -lm -o $$@
+
+build/core/$(1)/test_link: tests/core/test_link.c $(LINK_SOURCES) $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS) $$(wildcard src/redis/*.h)
+	@$(2) $$(CORE_FLAGS) -Isrc/redis $$(FLAGS_$(1)) $$< $(LINK_SOURCES) $$(filter %.o,$$^) -lm $(HIREDIS) -o $$@
 
 .PHONY: core-programs-$(1)
 core-programs-$(1): $$(addprefix build/core/$(1)/,$$(CORE_TESTS))

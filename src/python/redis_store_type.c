@@ -11,8 +11,8 @@
 
 /* ---- failing and recovering ---- */
 
-/* A warning; where on_error raises, whoever is concerned has the exception, and the log has it at INFO. */
-static void log_once(RedisStoreObject *s, const char *format, PyObject *server, PyObject *what) {
+/* A warning, but where on_error raises: there the exception warns, and Python would print both. */
+static void log_switch(RedisStoreObject *s, const char *format, PyObject *server, PyObject *what) {
     const char *level = s->on_error == ON_ERROR_RAISE ? "info" : "warning";
     PyObject *logging = PyImport_ImportModule("logging");
     PyObject *logger = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
@@ -60,7 +60,7 @@ static int take_over(RedisStoreObject *s) {
         if (words == NULL) {
             PyErr_Clear();
         }
-        log_once(s, said[s->on_error], words != NULL ? words : Py_None, NULL);
+        log_switch(s, said[s->on_error], words != NULL ? words : Py_None, NULL);
         Py_XDECREF(words);
     }
     if (s->on_error == ON_ERROR_RAISE) {
@@ -120,7 +120,7 @@ void redis_store_recovered(RedisStoreObject *s) {
         s->failing = false;
         PyObject *count = PyLong_FromLongLong(s->failures);
         if (count != NULL) {
-            log_once(s, "%s answers again; %s decisions so far were taken without it.", s->server, count);
+            log_switch(s, "%s answers again; %s decisions so far were taken without it.", s->server, count);
             Py_DECREF(count);
         }
     }
@@ -387,7 +387,7 @@ static PyMemberDef redis_store_members[] = {
     {"wait_replicas", T_INT, offsetof(RedisStoreObject, wait_replicas), READONLY,
      "How many replicas must have a decision before it holds."},
     {"failures", T_LONGLONG, offsetof(RedisStoreObject, failures), READONLY,
-     "How many decisions were taken by on_error because the server could not answer."},
+     "How many decisions on_error took, or raised for, because the server could not answer."},
     {NULL, 0, 0, 0, NULL},
 };
 static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
