@@ -154,7 +154,11 @@ class RedisStore:
         on_error: str | MemoryStore = "raise",
         topology: object = None,
         wait_replicas: int = 0,
+        lease_ns: int = 0,
+        lease_tokens: int = 0,
+        lease_keys: int = 65536,
     ) -> None: ...
+    def _give_back(self) -> None: ...
     @property
     def server(self) -> str: ...
     @property

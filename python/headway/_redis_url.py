@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from headway._redis_lease import Lease, lease_of
 from headway.exceptions import SetUpError
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Place", "masked", "parse", "replicas", "tls_context"]
+__all__ = ["Place", "lease_from", "masked", "parse", "replicas", "tls_context"]
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 DEFAULT_TIMEOUT = 5.0
@@ -47,6 +48,8 @@ class Place:
     timeout: float = DEFAULT_TIMEOUT
     on_error: str = "raise"
     wait_replicas: int = 0
+    lease: Lease | None = None
+    """What is leased at a time; None: every decision asks the server."""
     service: str | None = None
     """With sentinels: the name that they know the primary by."""
     nodes: list[tuple[str, int]] = field(default_factory=list)
@@ -216,6 +219,7 @@ def _option(place: Place, name: str, value: Any) -> None:
         "SOCKET_TIMEOUT": "timeout",
         "SOCKET_CONNECT_TIMEOUT": "connect_timeout",
         "ON_ERROR": "on_error",
+        "LEASE": "lease",
     }
     if name in ("SENTINELS", "CLUSTER_NODES"):
         if not isinstance(value, (list, tuple)):
@@ -256,6 +260,7 @@ _NAMES = {
     "socket_connect_timeout": "connect_timeout",
     "on_error": "on_error",
     "wait_replicas": "wait_replicas",
+    "lease": "lease",
     "sentinel_user": "sentinel_user",
     "sentinel_password": "sentinel_password",
 }
@@ -283,6 +288,8 @@ def _set(place: Place, name: str, value: Any, what: str) -> None:
         setattr(place, target, seconds)
     elif target == "wait_replicas":
         place.wait_replicas = replicas(value, place)
+    elif target == "lease":
+        place.lease = lease_from(value, f"{what} is", f"Invalid store: {place.url!r}: ")
     else:
         setattr(place, target, str(value))
 
@@ -293,6 +300,17 @@ def replicas(value: Any, place: Place) -> int:
     if isinstance(value, bool) or not text.isdigit() or int(text) > 100:
         raise _bad(place, f"wait_replicas is {value!r}, must be a number of replicas such as 1")
     return int(text)
+
+
+def lease_from(value: object, what: str = "Invalid lease:", before: str = "") -> Lease:
+    """Return what is leased at a time; raise SetUpError naming the value."""
+    lease = lease_of(value)
+    if lease is None:
+        raise SetUpError(
+            f"{before}{what} {value!r}, must be a time from '1us' to '10s' such as '50ms', "
+            "or {'tokens': 100}, a whole number of them above 0."
+        )
+    return lease
 
 
 def _database(place: Place, text: str) -> int:

@@ -4,18 +4,21 @@
 `RedisStore` on a server, for processes and machines that share limits.
 """
 
+import atexit
 import threading
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from headway import _core
 from headway._core import MemoryStore
 from headway._redis_classes import CLASS_OPTIONS, client_of
 from headway._redis_client import Client, is_client
+from headway._redis_lease import Lease
 from headway._redis_topology import Cluster, Sentinels
-from headway._redis_url import SCHEMES, Place, parse, replicas, tls_context
+from headway._redis_url import SCHEMES, Place, lease_from, parse, replicas, tls_context
 from headway._redis_url import masked as _masked
 from headway.exceptions import SetUpError
 from headway.types import AnyStore
@@ -44,6 +47,15 @@ BaseStore.register(MemoryStore)
 BaseStore.register(_core.RedisStore)
 
 
+_leasing: "WeakSet[RedisStore]" = WeakSet()
+
+
+@atexit.register
+def _give_back_at_exit() -> None:
+    for store in list(_leasing):
+        store._give_back()
+
+
 class RedisStore(_core.RedisStore):
     """Keeps the states of keys on a Redis server, so that processes and machines share limits.
 
@@ -66,10 +78,15 @@ class RedisStore(_core.RedisStore):
     MemoryStore says, which then keeps the same quota in the process. It is logged once each way.
     wait_replicas: a decision holds once so many replicas have it, so that a failover does not lose
     it; where they do not say so in half of the timeout, that is a failure like any other.
+    lease: "50ms" or {"tokens": 100}: tokens are taken in blocks, of what a quota yields in that
+    time or so many, and most decisions are made without asking the server. Together all processes
+    never exceed the quota. What is not spent goes back with `close`.
     Raises `SetUpError` naming what is wrong with the URL, its password masked, or an option.
     """
 
     TYPE = "redis"
+    _LEASED_KEYS = 65_536
+    """Of each quota, at most; the key with the least left makes room, and gives it back."""
 
     def __init__(
         self,
@@ -78,14 +95,16 @@ class RedisStore(_core.RedisStore):
         *,
         on_error: str | MemoryStore | None = None,
         wait_replicas: int | None = None,
+        lease: str | Mapping[str, int] | None = None,
     ) -> None:
+        leased = None if lease is None else lease_from(lease)
         if is_client(server):
             if wait_replicas:
                 raise SetUpError(
                     "Invalid wait_replicas: a client of your own may ask another connection; "
                     "give a URL."
                 )
-            self._init_client(server, options, on_error)
+            self._init_client(server, options, on_error, leased)
             return
         if server is not None and not isinstance(server, str):
             raise SetUpError(
@@ -96,12 +115,15 @@ class RedisStore(_core.RedisStore):
         if isinstance(options, dict) and any(name in options for name in CLASS_OPTIONS):
             client = client_of(server, options)
             if client is not None:
-                self._init_client(client, None, on_error or options.get("ON_ERROR"))
+                if leased is None and options.get("LEASE") is not None:
+                    leased = lease_from(options["LEASE"], "Invalid options: LEASE is")
+                self._init_client(client, None, on_error or options.get("ON_ERROR"), leased)
                 return
             options = {name: options[name] for name in options if name not in CLASS_OPTIONS}
         place = parse(server, options)
         if wait_replicas is not None:
             place.wait_replicas = replicas(wait_replicas, place)
+        place.lease = leased or place.lease
         self._init_place(place, on_error or place.on_error)
 
     def _init_place(self, place: Place, on_error: str | MemoryStore) -> None:
@@ -116,14 +138,23 @@ class RedisStore(_core.RedisStore):
             first = ("127.0.0.1", 0)  # nobody: the sentinels are asked first
             topology = Sentinels(place.service, place.nodes, self._sentinel_link)
         try:
-            super().__init__(
-                self._link_to(*first), place.url, on_error, topology, place.wait_replicas
+            self._init_core(
+                self._link_to(*first),
+                place.url,
+                on_error,
+                topology,
+                place.lease,
+                place.wait_replicas,
             )
         except SetUpError as error:
             raise SetUpError(f"Invalid store: {place.url!r}: {error}") from None
 
     def _init_client(
-        self, client: Any, options: dict[str, Any] | None, on_error: str | MemoryStore | None
+        self,
+        client: Any,
+        options: dict[str, Any] | None,
+        on_error: str | MemoryStore | None,
+        lease: Lease | None,
     ) -> None:
         if options:
             raise SetUpError(
@@ -131,7 +162,22 @@ class RedisStore(_core.RedisStore):
             )
         self._place, self._tls = None, None
         own = Client(client)
-        super().__init__(own, own.name, on_error or "raise")
+        self._init_core(own, own.name, on_error or "raise", None, lease)
+
+    def _init_core(
+        self,
+        link: object,
+        name: str,
+        on_error: str | MemoryStore,
+        topology: Cluster | Sentinels | None,
+        lease: Lease | None,
+        wait_replicas: int = 0,
+    ) -> None:
+        lease = lease or Lease()
+        leased = (lease.ns, lease.tokens, self._LEASED_KEYS)
+        super().__init__(link, name, on_error, topology, wait_replicas, *leased)
+        if lease != Lease():
+            _leasing.add(self)
 
     def _for_blocking(self, seconds: float) -> "RedisStore":
         """A store of the same server with connections of its own, on which a command may block.
@@ -141,7 +187,8 @@ class RedisStore(_core.RedisStore):
         if self._place is None:
             return RedisStore(self._client.client)
         other = RedisStore.__new__(RedisStore)
-        other._init_place(replace(self._place, timeout=self._place.timeout + seconds), "raise")
+        patient = replace(self._place, timeout=self._place.timeout + seconds, lease=None)
+        other._init_place(patient, "raise")
         return other
 
     def _link_to(self, host: str, port: int) -> _core.Link:
@@ -192,9 +239,16 @@ class RedisStore(_core.RedisStore):
         )
 
     def close(self) -> None:
-        """Hang up. The next decision connects again; an event loop hangs up in its next turn."""
+        """Give back what is leased, and hang up.
+
+        The next decision connects again; an event loop hangs up in its next turn.
+        """
+        self._give_back()
         for link in self._links():
             link.close()
+
+    def __del__(self) -> None:
+        self._give_back()
 
     def __repr__(self) -> str:
         return f"RedisStore({self.server!r})"

@@ -8,6 +8,7 @@
 
 #include "call_type.h"
 #include "clock.h"
+#include "leased.h"
 #include "loop_link.h"
 
 struct distant *distant_new(void) {
@@ -28,6 +29,7 @@ void distant_release(struct distant *d) {
         request_free(d->foreign);
     }
     remote_clear(&d->remote);
+    PyMem_Free(d->remote.take);
     Py_XDECREF(d->remote.answer);
     Py_XDECREF(d->remote.plan);
     Py_XDECREF(d->key_owner);
@@ -179,6 +181,7 @@ static PySendResult distant_conclude(CallObject *c, PyObject **result) {
         plan_report(r->plan, &r->out, &d);
         *result = state_new(m, &d);
     } else if (c->kind == CALL_RESET) {
+        leased_drop(r->plan, &r->key); /* what was taken meanwhile, the server does not know of */
         *result = Py_NewRef(Py_None);
     } else if (c->kind == CALL_RUN) {
         *result = r->answer;
@@ -189,9 +192,26 @@ static PySendResult distant_conclude(CallObject *c, PyObject **result) {
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
+/* A block was asked for. Who may wait, and was refused, reserves. */
+static PySendResult distant_leased(CallObject *c, PyObject **result) {
+    struct remote *r = &c->distant->remote;
+    if (!lease_end(r->plan->lease, &r->key, r->take, &r->out)) {
+        remote_renew(r, REMOTE_LEASE);
+        return distant_ask(c, result);
+    }
+    if (r->out.kind == OUTCOME_DENIED && c->timeout_ns > 0) {
+        remote_renew(r, REMOTE_LIMIT);
+        return distant_ask(c, result);
+    }
+    return distant_conclude(c, result);
+}
+
 static PySendResult distant_decided(CallObject *c, PyObject **result) {
     struct distant *d = c->distant;
     struct outcome *out = &d->remote.out;
+    if (d->remote.kind == REMOTE_LEASE) {
+        return distant_leased(c, result);
+    }
     if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
         return distant_conclude(c, result);
     }
@@ -276,22 +296,53 @@ PySendResult distant_start(CallObject *c, PyObject **result) {
         return distant_ask(c, result);
     }
     LimiterObject *t = (LimiterObject *)c->owner;
-    struct distant *d = c->distant = distant_new();
-    if (d == NULL) {
+    struct table_key key;
+    PyObject *key_owner;
+    struct outcome out;
+    if (key_from_object(t->module, c->key, &key, &key_owner) < 0) {
         return PYGEN_ERROR;
     }
-    d->start = clock_now();
-    d->remote.kind = c->kind == CALL_RESET ? REMOTE_RESET : REMOTE_LIMIT;
+    PlanObject *plan = limiter_plan(t, c->key);
+    if (plan == NULL) {
+        Py_XDECREF(key_owner);
+        return PYGEN_ERROR;
+    }
     if (c->kind >= CALL_PEEK) {
         c->cost = 0;
         c->timeout_ns = -1;
     }
-    d->remote.cost = c->cost;
-    if (key_from_object(t->module, c->key, &d->remote.key, &d->key_owner) < 0) {
+    if (leased_spend(plan, &key, c->cost, c->timeout_ns, &out)) {
+        *result = call_conclude(c, result_new(t->module, plan, &out));
+        Py_XDECREF(key_owner);
+        Py_DECREF(plan);
+        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    }
+    struct distant *d = c->distant = distant_new();
+    if (d == NULL) {
+        Py_XDECREF(key_owner);
+        Py_DECREF(plan);
         return PYGEN_ERROR;
     }
-    d->remote.plan = limiter_plan(t, c->key);
-    return d->remote.plan == NULL ? PYGEN_ERROR : distant_ask(c, result);
+    d->start = clock_now();
+    d->key_owner = key_owner;
+    d->remote.kind = c->kind == CALL_RESET ? REMOTE_RESET : REMOTE_LIMIT;
+    d->remote.cost = c->cost;
+    d->remote.key = key;
+    d->remote.plan = plan;
+    if (c->kind == CALL_RESET) {
+        leased_drop(plan, &key);
+    } else if (leased_asks(plan, c->cost)) {
+        d->remote.take = PyMem_Malloc(sizeof *d->remote.take);
+        if (d->remote.take == NULL) {
+            PyErr_NoMemory();
+            return PYGEN_ERROR;
+        }
+        d->remote.kind = REMOTE_LEASE;
+        if (leased_begin(t->redis, plan, &key, c->cost, d->remote.take) < 0) {
+            return PYGEN_ERROR;
+        }
+    }
+    return distant_ask(c, result);
 }
 
 /* What was reserved and is not wanted goes back, in an event loop without waiting for an answer. */
@@ -301,6 +352,9 @@ void distant_finish(CallObject *c) {
     PyObject *error_type, *error, *traceback;
     PyErr_Fetch(&error_type, &error, &traceback);
     c->distant = NULL;
+    if (r->take != NULL) {
+        lease_fail(r->plan->lease, &r->key, r->take);
+    }
     PyObject *loop = NULL;
     bool reserved = d->reserved && d->reserved_by == getpid();
     bool settles = reserved && call_find_loop(store_of(c)->module, &loop) > 0;

@@ -3,7 +3,7 @@
  *   limiter_limit -> (hooks ->) limiter_decide -> store_limit, or a wait in line without the GIL
  *
  * An allowed call without hooks makes one object, the result, and no reference is taken but its own. */
-#include "redis_store_type.h"
+#include "leased.h"
 #include "wait.h"
 
 #define PLANS_MAX 256 /* answers of a quota callable that are kept */
@@ -62,7 +62,8 @@ PlanObject *limiter_plan(LimiterObject *t, PyObject *key) {
         PyErr_Clear(); /* not hashable: the next call says what is wrong with it */
         PyObject *quotas = quotas_from_object(t->module, answer);
         if (quotas != NULL) {
-            plan = plan_new(t->module, t->store, t->prefix, t->algorithm, quotas);
+            plan = t->redis != NULL ? leased_plan(t->redis, t->prefix, t->algorithm, quotas)
+                                    : plan_new(t->module, t->store, t->prefix, t->algorithm, quotas);
             Py_DECREF(quotas);
         }
         if (plan != NULL) {

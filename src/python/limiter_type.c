@@ -2,7 +2,7 @@
  *
  * `with` and `async with` take the instance's cost from its key. What a denial raises is for a subclass to say
  * (`_limited_error`). */
-#include "redis_store_type.h"
+#include "leased.h"
 #include "wait.h"
 
 LimiterObject *ready_limiter(PyObject *self) {
@@ -156,8 +156,9 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         goto done;
     }
     if (quotas != NULL) {
-        StoreObject *memory = PyObject_TypeCheck(made_store, m->store) ? (StoreObject *)made_store : NULL;
-        plan = plan_new(m, memory, prefix, algorithm, quotas);
+        plan = PyObject_TypeCheck(made_store, m->store)
+                   ? plan_new(m, (StoreObject *)made_store, prefix, algorithm, quotas)
+                   : leased_plan((RedisStoreObject *)made_store, prefix, algorithm, quotas);
         if (plan == NULL) {
             goto done;
         }
@@ -310,6 +311,13 @@ static PyObject *limiter_charge_per_call(PyObject *object, PyObject *arg) {
     if (t->plan == NULL || rule < 0 || rule >= t->plan->plan->count) {
         PyErr_Format(PyExc_IndexError, "there is no rule %zd", rule);
         return NULL;
+    }
+    if (t->plan->lease != NULL) { /* others have this plan too, and a fixed cost is not leased */
+        PlanObject *own = plan_new(t->module, NULL, t->prefix, t->algorithm, t->plan->quotas);
+        if (own == NULL) {
+            return NULL;
+        }
+        Py_SETREF(t->plan, own);
     }
     t->plan->plan->rules[rule].fixed_cost = 1;
     Py_RETURN_NONE;

@@ -17,6 +17,13 @@
 
 #define FREE_RESULTS 32
 
+/* With a GIL, all calls on a store are made under it, and a store never leaves its interpreter. */
+#ifdef Py_GIL_DISABLED
+#define GIL_IS_HELD false
+#else
+#define GIL_IS_HELD true
+#endif
+
 struct module_state {
     PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *guarded, *bucket;
     PyTypeObject *limiter, *throttled, *async_throttled, *link, *loop_link, *redis_store;
@@ -96,9 +103,10 @@ typedef struct plan_object {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
-    struct redis_names *names; /* of a plan for Redis; else NULL, as the next two */
+    struct redis_names *names; /* of a plan for Redis; else NULL, as the next three */
     PyObject *prefix;
     struct plan_object *fallback; /* the same rules in the store that decides meanwhile; made when needed */
+    struct lease_pool *lease;     /* where tokens are leased; then all who have this quota share the plan */
 } PlanObject;
 
 /* Throttled, and what else enters by the quota of a key. */

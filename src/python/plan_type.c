@@ -1,6 +1,7 @@
 /* Plan: the rules of a quota bound to the spaces of one store. Internal; users never see one. */
 #include "module.h"
 
+#include "lease.h"
 #include "scripts.h"
 
 static void free_names(struct redis_names *names) {
@@ -35,6 +36,9 @@ static void plan_dealloc(PlanObject *self) {
     Py_XDECREF(self->prefix);
     Py_XDECREF(self->fallback);
     Py_XDECREF(self->quotas);
+    if (self->lease != NULL) {
+        lease_pool_free(self->lease);
+    }
     PyMem_Free(self->plan);
     type->tp_free(self);
     Py_DECREF(type);

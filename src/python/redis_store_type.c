@@ -4,6 +4,7 @@
  * server's is counted. */
 #include "redis_store_type.h"
 
+#include "leased.h"
 #include "loop_link.h"
 #include "remote.h"
 
@@ -173,6 +174,10 @@ static void give_back(RedisStoreObject *s, PlanObject *plan, const struct table_
 
 int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                       int64_t timeout_ns, struct outcome *out) {
+    int leased = leased_limit(s, plan, key, cost, timeout_ns, out);
+    if (leased != 0) {
+        return leased < 0 ? -1 : 0;
+    }
     int64_t start = clock_now();
     bool reserves = timeout_ns > 0 && algorithm_is_bucket(plan->plan->algorithm);
     for (;;) {
@@ -213,7 +218,10 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
 
 int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key) {
     struct remote r = {.kind = REMOTE_RESET, .plan = plan, .key = *key};
-    return remote_run(s, &r);
+    leased_drop(plan, key);
+    int answer = remote_run(s, &r);
+    leased_drop(plan, key); /* what was taken meanwhile, the server does not know of */
+    return answer;
 }
 
 /* ---- who serves ---- */
@@ -305,13 +313,16 @@ static PyObject *redis_store_set_primary(PyObject *object, PyObject *link) {
 /* ---- life ---- */
 
 static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"link", "server", "on_error", "topology", "wait_replicas", NULL};
+    static char *names[] = {"link",     "server",       "on_error",   "topology", "wait_replicas",
+                            "lease_ns", "lease_tokens", "lease_keys", NULL};
     RedisStoreObject *self = (RedisStoreObject *)object;
     struct module_state *m = state_of_instance(object);
     PyObject *link, *server, *topology = Py_None;
     PyObject *on_error_object = NULL;
-    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "OU|OOi:RedisStore", names, &link, &server,
-                                                  &on_error_object, &topology, &self->wait_replicas)) {
+    long long lease_ns = 0, lease_tokens = 0, lease_keys = 65536;
+    if (m == NULL ||
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "OU|OOiLLL:RedisStore", names, &link, &server, &on_error_object,
+                                     &topology, &self->wait_replicas, &lease_ns, &lease_tokens, &lease_keys)) {
         return -1;
     }
     if (self->server != NULL) {
@@ -341,6 +352,15 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     } else {
         self->client = Py_NewRef(link);
     }
+    self->lease_ns = lease_ns;
+    self->lease_tokens = lease_tokens;
+    self->lease_keys = lease_keys;
+    if (lease_ns > 0 || lease_tokens > 0) {
+        self->leases = PyDict_New();
+        if (self->leases == NULL) {
+            return -1;
+        }
+    }
     self->server = Py_NewRef(server);
     self->topology = topology == Py_None ? NULL : Py_NewRef(topology);
     return 0;
@@ -353,6 +373,7 @@ static int redis_store_traverse(RedisStoreObject *self, visitproc visit, void *a
     Py_VISIT(self->fallback);
     Py_VISIT(self->topology);
     Py_VISIT(self->nodes);
+    Py_VISIT(self->leases);
     return 0;
 }
 
@@ -369,6 +390,7 @@ static void redis_store_dealloc(PyObject *object) {
         PyObject_ClearWeakRefs(object);
     }
     redis_store_clear(self);
+    Py_CLEAR(self->leases);
     Py_CLEAR(self->fallback);
     PyMem_Free(self->slots);
     Py_CLEAR(self->nodes);
@@ -401,6 +423,8 @@ static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
 }
 
 static PyMethodDef redis_store_methods[] = {
+    {"_give_back", redis_store_give_back, METH_NOARGS,
+     "_give_back($self, /)\n--\n\nGives back what is leased and not spent; no error is raised."},
     {"_links", redis_store_links, METH_NOARGS, "_links($self, /)\n--\n\nThe links to all servers."},
     {"_policy", redis_store_policy, METH_O,
      "_policy($self, error, /)\n--\n\nWhat on_error says instead of this error: 'allow', 'deny' or the fallback store; raises "

@@ -20,9 +20,12 @@ typedef struct redis_store_object {
     LinkObject **slots; /* of a cluster: 16384, borrowed from `nodes` */
     int wait_replicas;  /* how many must have a decision before it holds */
     enum on_error on_error;
-    StoreObject *fallback; /* decides while the server cannot; or NULL */
-    bool failing;          /* said so in the log */
-    int64_t failures;      /* decisions that on_error took */
+    StoreObject *fallback;          /* decides while the server cannot; or NULL */
+    bool failing;                   /* said so in the log */
+    int64_t failures;               /* decisions that on_error took */
+    int64_t lease_ns, lease_tokens; /* how much is leased; both 0: every decision asks */
+    int64_t lease_keys;             /* of each quota, at most */
+    PyObject *leases; /* (prefix, algorithm, quotas) -> the Plan that leases for all who have these; or NULL */
 } RedisStoreObject;
 
 /* Decides; with a timeout that is not negative, waits. 0 with *out, -1 with an exception. */

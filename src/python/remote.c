@@ -45,6 +45,16 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     case REMOTE_RESET:
         request = scripts_reset(p, r->plan->names, &r->key);
         break;
+    case REMOTE_LEASE:
+        if (r->asking && !algorithm_is_bucket(p->algorithm)) {
+            r->take->give.count = 0; /* ASKING is for one command */
+        }
+        r->take->sent = clock_now();
+        request = scripts_lease(p, r->plan->names, &r->key, r->take, r->whole);
+        break;
+    case REMOTE_GIVE:
+        request = scripts_give(p, r->plan->names, &r->key, r->give, r->whole);
+        break;
     default:
         request = scripts_run(r->script, r->words, r->words_length, r->word_count, r->key_count, r->whole);
     }
@@ -113,6 +123,9 @@ static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const 
 }
 
 static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const redisReply *reply) {
+    if (r->kind == REMOTE_LEASE && !algorithm_is_bucket(r->plan->plan->algorithm) && !reply_begins(reply, "MOVED ")) {
+        r->take->give.count = 0; /* a command of its own, which may have been done */
+    }
     if (scripts_are_missing(reply) && !r->whole) {
         r->whole = true;
         return REMOTE_AGAIN;
@@ -135,6 +148,15 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
     return refuse(s, reply);
 }
 
+/* False: the script cannot have said that. */
+static bool read_decision(struct remote *r, const redisReply *reply) {
+    if (r->kind == REMOTE_LIMIT) {
+        return scripts_read(r->plan->plan, reply, r->cost, r->most_wait_ns, plan_never_fits(r->plan->plan, r->cost),
+                            &r->out);
+    }
+    return r->kind != REMOTE_LEASE || scripts_read_lease(r->plan->plan, reply, r->take);
+}
+
 enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
     r->tries++;
     if (request->end == REQUEST_UNSENT && s->topology != NULL && clock_now() < r->give_up &&
@@ -152,8 +174,7 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
     if (reply->type == REDIS_REPLY_ERROR) {
         return read_error(s, r, reply);
     }
-    if (r->kind == REMOTE_LIMIT && !scripts_read(r->plan->plan, reply, r->cost, r->most_wait_ns,
-                                                 plan_never_fits(r->plan->plan, r->cost), &r->out)) {
+    if (!read_decision(r, reply)) {
         /* Whatever answers here, or however the replies have got out of step: the connection can't be trusted. */
         if (r->link != NULL) {
             link_close(&r->link->link);
@@ -178,6 +199,13 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
 
 void remote_clear(struct remote *r) {
     Py_CLEAR(r->link);
+}
+
+void remote_renew(struct remote *r, enum remote_kind kind) {
+    r->kind = kind;
+    r->whole = r->asking = false;
+    r->give_up = 0;
+    r->tries = 0;
 }
 
 /* ---- as a thread ---- */

@@ -7,16 +7,18 @@
 
 #include "redis_store_type.h"
 
-enum remote_kind { REMOTE_LIMIT, REMOTE_SETTLE, REMOTE_RESET, REMOTE_RUN };
+enum remote_kind { REMOTE_LIMIT, REMOTE_SETTLE, REMOTE_RESET, REMOTE_LEASE, REMOTE_GIVE, REMOTE_RUN };
 
 struct remote {
     enum remote_kind kind;
     PlanObject *plan;
     struct table_key key;
-    int64_t cost;         /* LIMIT: 0 reads */
-    int64_t most_wait_ns; /* LIMIT: reserve what is due so soon */
-    int rule;             /* SETTLE */
-    int64_t surplus;      /* SETTLE */
+    int64_t cost;                  /* LIMIT: 0 reads */
+    int64_t most_wait_ns;          /* LIMIT: reserve what is due so soon */
+    int rule;                      /* SETTLE */
+    int64_t surplus;               /* SETTLE */
+    struct lease_take *take;       /* LEASE: question and answer */
+    const struct lease_give *give; /* GIVE */
     /* RUN, whose plan is NULL: */
     const struct script *script; /* NULL: the words are a command */
     const char *words;           /* in the protocol's form; the caller's */
@@ -51,7 +53,10 @@ void remote_clear(struct remote *r);
 /* What gives back what its request may take, for one whose caller goes away; NULL: nothing, or no memory. Runs no Python code. */
 struct redis_request *remote_undo(void *remote);
 
-/* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, or r->answer. */
+/* The same operation is to be begun anew, or the next one. */
+void remote_renew(struct remote *r, enum remote_kind kind);
+
+/* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, *r->take or r->answer. */
 int remote_run(RedisStoreObject *s, struct remote *r);
 
 /* Sends the first request in an event loop, and does not wait for the answer. */

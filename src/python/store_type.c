@@ -4,13 +4,6 @@
 
 #define MAX_SIZE_DEFAULT 65536
 
-/* With a GIL, all calls on a store are made under it, and a store never leaves its interpreter. */
-#ifdef Py_GIL_DISABLED
-#define GIL_IS_HELD false
-#else
-#define GIL_IS_HELD true
-#endif
-
 static StoreObject *ready_store(PyObject *self) {
     StoreObject *s = (StoreObject *)self;
     if (!s->ready) {

@@ -63,6 +63,18 @@ struct redis_request *request_until_replicated(struct redis_request *r, int repl
     return longer;
 }
 
+struct redis_request *request_join(struct redis_request *first, struct redis_request *second) {
+    struct redis_request *both = request_new(first->length + second->length);
+    if (both != NULL) {
+        memcpy(both->bytes, first->bytes, first->length);
+        memcpy(both->bytes + first->length, second->bytes, second->length);
+        both->skip = first->skip + 1 + second->skip;
+    }
+    request_free(first);
+    request_free(second);
+    return both;
+}
+
 void list_init(struct request_list *list) {
     list->first = NULL;
     list->end = &list->first;

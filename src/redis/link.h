@@ -98,6 +98,9 @@ struct redis_request *request_after_asking(struct redis_request *r);
 /* The same with WAIT behind it: until so many replicas have what was written, for that long at most. Frees `r`; NULL: no memory. */
 struct redis_request *request_until_replicated(struct redis_request *r, int replicas, int64_t timeout_ns);
 
+/* Both as one request, in this order; the reply of the last command counts. Frees both, also where memory fails: NULL. */
+struct redis_request *request_join(struct redis_request *first, struct redis_request *second);
+
 /* Brackets what may block: `leave` lets go of a GIL, say; `enter` takes it again and, if `ask`, tells whether the caller wants to
  * give up. `undo` (may be NULL) makes what gives back what the request takes, when it is given up; NULL: nothing. */
 struct link_caller {

@@ -14,17 +14,23 @@
 struct script {
     const char *text, *sha;
     size_t length;
+    int common;  /* arguments for all rules together */
     int numbers; /* arguments for each rule */
-    int words;   /* of state for each rule */
+    int words;   /* of state for each rule, in the reply */
+    bool lists;  /* each rule has a second key */
 };
 
-static const struct script gcra = {LUA_GCRA, LUA_GCRA_SHA, sizeof LUA_GCRA - 1, 6, 2};
-static const struct script fixed_window = {LUA_FIXED_WINDOW, LUA_FIXED_WINDOW_SHA, sizeof LUA_FIXED_WINDOW - 1, 3, 2};
-static const struct script sliding_window = {LUA_SLIDING_WINDOW, LUA_SLIDING_WINDOW_SHA, sizeof LUA_SLIDING_WINDOW - 1,
-                                             3, 3};
-static const struct script settle = {LUA_SETTLE, LUA_SETTLE_SHA, sizeof LUA_SETTLE - 1, 4, 2};
+#define SCRIPT(name) LUA_##name, LUA_##name##_SHA, sizeof LUA_##name - 1
+static const struct script gcra = {SCRIPT(GCRA), 0, 6, 2, false};
+static const struct script fixed_window = {SCRIPT(FIXED_WINDOW), 0, 3, 2, false};
+static const struct script sliding_window = {SCRIPT(SLIDING_WINDOW), 0, 3, 3, false};
+static const struct script settle = {SCRIPT(SETTLE), 0, 4, 2, false};
+static const struct script lease = {SCRIPT(LEASE), 3, 8, 3, true};
+static const struct script give_back = {SCRIPT(GIVE_BACK), 0, 3, 0, false};
 
-static const struct script give_back = {LUA_GIVE_BACK, LUA_GIVE_BACK_SHA, sizeof LUA_GIVE_BACK - 1, 3, 2};
+/* What a bucket's key is followed by where the list of its takes is kept. */
+static const char list_tag[] = ":lease";
+#define LIST_TAG_LENGTH (sizeof list_tag - 1)
 
 static const struct script *script_of(enum algorithm_id algorithm) {
     return algorithm == FIXED_WINDOW ? &fixed_window : algorithm == SLIDING_WINDOW ? &sliding_window : &gcra;
@@ -34,7 +40,7 @@ static const struct {
     const char *name;
     struct script script;
 } by_name[] = {
-#define ENTRY(name, NAME) {#name, {LUA_##NAME, LUA_##NAME##_SHA, sizeof LUA_##NAME - 1, 0, 0}},
+#define ENTRY(name, NAME) {#name, {SCRIPT(NAME), 0, 0, 0, false}},
     LUA_SCRIPTS(ENTRY)
 #undef ENTRY
 };
@@ -109,6 +115,13 @@ static void put_number(struct cursor *c, int64_t value) {
     put_text(c, start, (size_t)(end - start));
 }
 
+static void put_span(struct cursor *c, const struct quota *q, int64_t count) {
+    int64_t us, excess;
+    span_us(q, count, &us, &excess);
+    put_number(c, us);
+    put_number(c, excess);
+}
+
 /* A key that begins with '}' would leave the hash tag empty, and the rules of one key in several slots. So such a key, and one that
  * begins with the mark itself, is marked. */
 static bool is_marked(const struct table_key *key) {
@@ -119,8 +132,9 @@ static size_t key_length(const struct redis_names *names, const struct table_key
     return names->prefix_length + key->length + 2 + names->rules[rule].length + is_marked(key);
 }
 
-static void put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule) {
-    put_header(c, '$', key_length(names, key, rule));
+static void put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule,
+                    bool list) {
+    put_header(c, '$', key_length(names, key, rule) + (list ? LIST_TAG_LENGTH : 0));
     put(c, names->prefix, names->prefix_length);
     *c->at++ = '{';
     if (is_marked(key)) {
@@ -129,6 +143,7 @@ static void put_key(struct cursor *c, const struct redis_names *names, const str
     put(c, key->bytes, key->length);
     *c->at++ = '}';
     put(c, names->rules[rule].tag, names->rules[rule].length);
+    put(c, list_tag, list ? LIST_TAG_LENGTH : 0);
     put(c, "\r\n", 2);
 }
 
@@ -162,20 +177,24 @@ struct redis_request *scripts_run(const struct script *s, const char *words, siz
 /* The command up to its keys, in a request with room for all of it. */
 static struct redis_request *begin(const struct script *s, bool whole, const struct redis_names *names,
                                    const struct table_key *key, int first, int count, struct cursor *c) {
-    size_t room = 128 + (whole ? s->length : 40);
+    int keys = s->lists ? 2 * count : count;
+    size_t room = 128 + (whole ? s->length : 40) + NUMBER_ROOM * (size_t)s->common;
     for (int i = first; i < first + count; i++) {
-        room += key_length(names, key, i) + NUMBER_ROOM * (size_t)(s->numbers + 1);
+        room += 2 * (key_length(names, key, i) + LIST_TAG_LENGTH) + NUMBER_ROOM * (size_t)(s->numbers + 2);
     }
     struct redis_request *r = request_new(room);
     if (r == NULL) {
         return NULL;
     }
     c->at = r->bytes;
-    put_header(c, '*', (uint64_t)(3 + count * (1 + s->numbers)));
+    put_header(c, '*', (uint64_t)(3 + keys + s->common + count * s->numbers));
     put_script(c, s, whole);
-    put_number(c, count);
+    put_number(c, keys);
     for (int i = first; i < first + count; i++) {
-        put_key(c, names, key, i);
+        put_key(c, names, key, i, false);
+        if (s->lists) {
+            put_key(c, names, key, i, true);
+        }
     }
     return r;
 }
@@ -195,13 +214,8 @@ struct redis_request *scripts_limit(const struct plan *p, const struct redis_nam
         int64_t own = rule_cost(&p->rules[i], cost);
         put_number(&c, q->limit);
         if (s == &gcra) {
-            int64_t us, excess;
-            span_us(q, own, &us, &excess);
-            put_number(&c, us);
-            put_number(&c, excess);
-            span_us(q, q->burst, &us, &excess);
-            put_number(&c, us);
-            put_number(&c, excess);
+            put_span(&c, q, own);
+            put_span(&c, q, q->burst);
             put_number(&c, most_wait_ns / 1000 < SPAN_US_MAX / 2 ? most_wait_ns / 1000 : SPAN_US_MAX / 2);
         } else {
             put_number(&c, q->period_ns / 1000);
@@ -218,13 +232,65 @@ struct redis_request *scripts_settle(const struct plan *p, int rule, const struc
     if (r == NULL) {
         return NULL;
     }
-    int64_t us, excess;
-    span_us(&p->rules[rule].quota, surplus < 0 ? -surplus : surplus, &us, &excess);
     put_number(&c, p->rules[rule].quota.limit);
-    put_number(&c, us);
-    put_number(&c, excess);
+    put_span(&c, &p->rules[rule].quota, surplus < 0 ? -surplus : surplus);
     put_text(&c, surplus < 0 ? "charge" : "give", surplus < 0 ? 6 : 4);
     return end(r, &c);
+}
+
+/* A bucket's block; count 0: only what is given back. */
+static struct redis_request *lease_bucket(const struct plan *p, const struct redis_names *names,
+                                          const struct table_key *key, int64_t count, int64_t ahead_us,
+                                          const struct lease_give *give, bool whole) {
+    struct cursor c;
+    struct redis_request *r = begin(&lease, whole, names, key, 0, p->count, &c);
+    if (r == NULL) {
+        return NULL;
+    }
+    put_number(&c, ahead_us);
+    put_number(&c, give->count > 0 || give->until_us > 0 ? give->number : 0);
+    put_number(&c, give->until_us);
+    for (int i = 0; i < p->count; i++) {
+        const struct quota *q = &p->rules[i].quota;
+        put_number(&c, q->limit);
+        put_span(&c, q, count);
+        put_span(&c, q, q->burst);
+        put_span(&c, q, give->count);
+        put_number(&c, give->mark_us[i]);
+    }
+    return end(r, &c);
+}
+
+struct redis_request *scripts_give(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                   const struct lease_give *give, bool whole) {
+    if (algorithm_is_bucket(p->algorithm)) {
+        return lease_bucket(p, names, key, 0, 0, give, whole);
+    }
+    struct cursor c;
+    struct redis_request *r = begin(&give_back, whole, names, key, 0, p->count, &c);
+    for (int i = 0; r != NULL && i < p->count; i++) {
+        put_number(&c, p->rules[i].quota.period_ns / 1000);
+        put_number(&c, give->count);
+        put_number(&c, give->mark_us[i]);
+    }
+    return r == NULL ? NULL : end(r, &c);
+}
+
+struct redis_request *scripts_lease(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                    const struct lease_take *take, bool whole) {
+    if (algorithm_is_bucket(p->algorithm)) {
+        return lease_bucket(p, names, key, take->count, take->ahead_us, &take->give, whole);
+    }
+    struct redis_request *r = scripts_limit(p, names, key, take->count, 0, whole);
+    if (r == NULL || take->give.count == 0) {
+        return r;
+    }
+    struct redis_request *first = scripts_give(p, names, key, &take->give, true);
+    if (first == NULL) {
+        request_free(r);
+        return NULL;
+    }
+    return request_join(first, r);
 }
 
 /* ---- what an abandoned decision took ---- */
@@ -249,12 +315,21 @@ static bool read_number(const redisReply *r, int64_t *value) {
 }
 
 #define HOLE 20
-#define HOLE_STRIDE (3 * (size_t)(HOLE + 7)) /* three numbers, each as "$20\r\n", 20 digits and "\r\n" */
+#define PADDED (HOLE + 7) /* "$20\r\n", 20 digits and "\r\n" */
+#define HOLE_STRIDE (3 * (size_t)PADDED)
 
 static void write_padded(char *at, int64_t value) {
     for (int i = HOLE; i-- > 0; value /= 10) {
         at[i] = (char)('0' + value % 10);
     }
+}
+
+static int64_t read_padded(const char *at) {
+    int64_t value = 0;
+    for (int i = 0; i < HOLE; i++) {
+        value = value * 10 + (at[i] - '0');
+    }
+    return value;
 }
 
 static void put_padded(struct cursor *c, int64_t value) {
@@ -281,10 +356,12 @@ static bool fill_windows(struct redis_request *undo, const redisReply *reply, si
         return false;
     }
     for (size_t i = 0; i < count; i++) {
+        char *hole = undo->bytes + undo->hole + i * HOLE_STRIDE;
         if (!read_number(reply->element[2 + i * words], &end_us)) {
             return false;
         }
-        write_padded(undo->bytes + undo->hole + i * HOLE_STRIDE, end_us);
+        /* A sliding window's state names the end of the window that comes after. */
+        write_padded(hole, end_us - (words == 3 ? read_padded(hole - 2 * PADDED) : 0));
     }
     return true;
 }
@@ -306,20 +383,18 @@ struct redis_request *scripts_undo(const struct plan *p, const struct redis_name
         return NULL;
     }
     r->fill = bucket ? fill_bucket : p->algorithm == FIXED_WINDOW ? fill_fixed_window : fill_sliding_window;
-    r->hole = (size_t)(c.at - r->bytes) + 5;
+    r->hole = (size_t)(c.at - r->bytes) + 2 * PADDED + 5; /* the third number's digits */
     for (int i = 0; i < p->count; i++) {
         const struct quota *q = &p->rules[i].quota;
-        int64_t own = rule_cost(&p->rules[i], cost), us, excess;
+        int64_t own = rule_cost(&p->rules[i], cost);
         if (bucket) {
-            span_us(q, own, &us, &excess);
             put_number(&c, q->limit);
-            put_number(&c, us);
-            put_number(&c, excess);
+            put_span(&c, q, own);
             put_text(&c, "give", 4);
         } else {
-            put_padded(&c, 0);
             put_padded(&c, q->period_ns / 1000);
             put_padded(&c, own);
+            put_padded(&c, 0);
         }
     }
     return end(r, &c);
@@ -327,19 +402,23 @@ struct redis_request *scripts_undo(const struct plan *p, const struct redis_name
 
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
                                     const struct table_key *key) {
+    bool lists = algorithm_is_bucket(p->algorithm);
     size_t room = 64;
     for (int i = 0; i < p->count; i++) {
-        room += key_length(names, key, i) + NUMBER_ROOM;
+        room += 2 * (key_length(names, key, i) + LIST_TAG_LENGTH + NUMBER_ROOM);
     }
     struct redis_request *r = request_new(room);
     if (r == NULL) {
         return NULL;
     }
     struct cursor c = {r->bytes};
-    put_header(&c, '*', (uint64_t)(1 + p->count));
+    put_header(&c, '*', (uint64_t)(1 + (lists ? 2 * p->count : p->count)));
     put_text(&c, "DEL", 3);
     for (int i = 0; i < p->count; i++) {
-        put_key(&c, names, key, i);
+        put_key(&c, names, key, i, false);
+        if (lists) {
+            put_key(&c, names, key, i, true);
+        }
     }
     return end(r, &c);
 }
@@ -369,31 +448,72 @@ static int64_t reserved_wait(const struct plan *p, const struct state *states, i
     return longest;
 }
 
+/* One rule's state in a reply. */
+static bool read_state(const struct plan *p, int rule, const int64_t *words, struct state *state) {
+    const struct script *s = script_of(p->algorithm);
+    if (s == &gcra) {
+        *state = bucket_state(&p->rules[rule].quota, words[0], words[1]);
+    } else if (words[0] >= CLOCK_END / 1000 * 2) {
+        return false;
+    } else { /* the script has the earlier window's count first, the core last */
+        *state = s == &fixed_window ? (struct state){{words[0] * 1000, words[1], 0}}
+                                    : (struct state){{words[0] * 1000, words[2], words[1]}};
+    }
+    return true;
+}
+
+/* The answer, the instant, `common` more numbers, and `words` numbers of each rule. */
+static bool read_numbers(const redisReply *reply, int common, int rules, int words, int64_t *numbers) {
+    size_t count = (size_t)(2 + common + rules * words);
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != count) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!read_number(reply->element[i], &numbers[i])) {
+            return false;
+        }
+    }
+    return numbers[1] < CLOCK_END / 1000;
+}
+
+#define NUMBERS_MAX (3 + 3 * QUOTA_RULES_MAX)
+
+bool scripts_read_lease(const struct plan *p, const redisReply *reply, struct lease_take *take) {
+    bool bucket = algorithm_is_bucket(p->algorithm);
+    const struct script *s = bucket ? &lease : script_of(p->algorithm);
+    int64_t numbers[NUMBERS_MAX];
+    if (!read_numbers(reply, bucket, p->count, s->words, numbers)) {
+        return false;
+    }
+    take->admitted = numbers[0] != 0;
+    take->now = numbers[1] * 1000;
+    take->number = bucket ? numbers[2] : 0;
+    for (int i = 0; i < p->count; i++) {
+        const int64_t *words = &numbers[2 + bucket + i * s->words];
+        if (!read_state(p, i, words, &take->states[i])) {
+            return false;
+        }
+        int64_t later = p->algorithm == SLIDING_WINDOW ? p->rules[i].quota.period_ns / 1000 : 0;
+        take->mark_us[i] = bucket ? words[2] : words[0] - later;
+    }
+    return true;
+}
+
 bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, int64_t most_wait_ns, bool never,
                   struct outcome *out) {
     const struct script *s = script_of(p->algorithm);
-    int64_t admitted, now_us, words[3] = {0, 0, 0};
+    int64_t numbers[NUMBERS_MAX];
     struct state states[QUOTA_RULES_MAX];
-    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != (size_t)(2 + p->count * s->words) ||
-        !read_number(reply->element[0], &admitted) || !read_number(reply->element[1], &now_us) ||
-        now_us >= CLOCK_END / 1000) {
+    if (!read_numbers(reply, 0, p->count, s->words, numbers)) {
         return false;
     }
     for (int i = 0; i < p->count; i++) {
-        for (int j = 0; j < s->words; j++) {
-            if (!read_number(reply->element[2 + i * s->words + j], &words[j])) {
-                return false;
-            }
-        }
-        if (s == &gcra) {
-            states[i] = bucket_state(&p->rules[i].quota, words[0], words[1]);
-        } else if (words[0] >= CLOCK_END / 1000 * 2) {
+        if (!read_state(p, i, &numbers[2 + i * s->words], &states[i])) {
             return false;
-        } else { /* the script has the earlier window's count first, the core last */
-            states[i] = s == &fixed_window ? (struct state){{words[0] * 1000, words[1], 0}}
-                                           : (struct state){{words[0] * 1000, words[2], words[1]}};
         }
     }
+    bool admitted = numbers[0] != 0;
+    int64_t now_us = numbers[1];
     admitted = admitted && !never;
     *out = (struct outcome){.kind = admitted ? OUTCOME_ADMITTED : OUTCOME_DENIED, .now = now_us * 1000, .wait_ns = -1};
     plan_choose_tightest(p, states, admitted ? 0 : cost, out->now, out);

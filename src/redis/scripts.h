@@ -5,6 +5,7 @@
 #ifndef HEADWAY_SCRIPTS_H
 #define HEADWAY_SCRIPTS_H
 
+#include "lease.h"
 #include "link.h"
 #include "store.h"
 
@@ -32,6 +33,15 @@ struct redis_request *scripts_settle(const struct plan *p, int rule, const struc
 struct redis_request *scripts_undo(const struct plan *p, const struct redis_names *names, const struct table_key *key,
                                    int64_t cost);
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names, const struct table_key *key);
+
+/* Takes a block, and gives back what was left of the one before. */
+struct redis_request *scripts_lease(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                    const struct lease_take *take, bool whole);
+/* Only gives back. */
+struct redis_request *scripts_give(const struct plan *p, const struct redis_names *names, const struct table_key *key,
+                                   const struct lease_give *give, bool whole);
+/* Reads the reply to scripts_lease into *take. False: it is not such a reply. */
+bool scripts_read_lease(const struct plan *p, const redisReply *reply, struct lease_take *take);
 
 /* Reads the reply to scripts_limit. False: it is not such a reply. `never`: it was asked with cost 0, since the cost never fits. When
  * admitted, out->wait_ns is how long the caller has to wait for what was reserved; -1 for not at all. */
