@@ -362,15 +362,12 @@ void distant_finish(CallObject *c) {
     PyErr_Clear();
     /* Without a loop the task is gone with its own, perhaps in the midst of the collector's work, which must not wait for a server: the
      * connection of the threads says it with its next request, or when it is closed. */
-    struct redis_request *undo = reserved && !settles && r->link != NULL ? remote_undo(r) : NULL;
+    struct redis_request *undo = reserved && !settles && r->link != NULL ? remote_undo_reserved(r) : NULL;
     if (undo != NULL) {
         link_tell(&r->link->link, undo);
     }
-    for (int i = 0; settles && i < r->plan->plan->count; i++) {
-        if (redis_store_settle_from_anywhere(store_of(c), r->plan, i, &r->key,
-                                             rule_cost(&r->plan->plan->rules[i], c->cost)) < 0) {
-            PyErr_Clear();
-        }
+    if (settles && redis_store_undo_from_anywhere(store_of(c), r) < 0) {
+        PyErr_Clear();
     }
     distant_release(d);
     PyErr_Restore(error_type, error, traceback);

@@ -160,16 +160,33 @@ int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int 
     return answer;
 }
 
+int redis_store_undo_from_anywhere(RedisStoreObject *s, struct remote *r) {
+    PyObject *loop = running_loop(s->module);
+    remote_renew(r, REMOTE_UNDO);
+    int answer = loop != NULL ? remote_tell(s, r, loop) : PyErr_Occurred() ? -1 : remote_run(s, r);
+    Py_XDECREF(loop);
+    return answer;
+}
+
 /* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. */
-static void give_back(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost) {
+static void give_back(RedisStoreObject *s, struct remote *r) {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
-    for (int i = 0; i < plan->plan->count; i++) {
-        if (redis_store_settle(s, plan, i, key, rule_cost(&plan->plan->rules[i], cost)) < 0) {
-            PyErr_Clear();
-        }
+    remote_renew(r, REMOTE_UNDO);
+    if (remote_run(s, r) < 0) {
+        PyErr_Clear();
     }
     PyErr_Restore(type, error, traceback);
+}
+
+/* Until what was reserved is due. */
+static int sleep_for_slot(RedisStoreObject *s, struct remote *r, int64_t wait) {
+    int answer = sleep_for(wait);
+    if (answer < 0) {
+        give_back(s, r);
+    }
+    remote_forget(r);
+    return answer;
 }
 
 int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
@@ -199,11 +216,7 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
         if (out->kind == OUTCOME_ADMITTED) {
             int64_t wait = out->wait_ns;
             out->wait_ns = -1;
-            if (wait > 0 && sleep_for(wait) < 0) {
-                give_back(s, plan, key, cost);
-                return -1;
-            }
-            return 0;
+            return wait > 0 ? sleep_for_slot(s, &r, wait) : 0;
         }
         struct decision d;
         plan_report(plan, out, &d);

@@ -35,6 +35,9 @@ int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const st
 /* The same, but in an event loop it is sent and not waited for. */
 int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
                                      int64_t surplus);
+/* A reservation that is not wanted any more; in an event loop it is said and not waited for. */
+struct remote;
+int redis_store_undo_from_anywhere(RedisStoreObject *s, struct remote *r);
 int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_key *key);
 
 /* The same in parts, for whoever waits otherwise than as a thread. */

@@ -21,6 +21,23 @@ static bool is_to_be_replicated(const RedisStoreObject *s, const struct remote *
     return s->wait_replicas > 0 && (r->kind == REMOTE_RUN ? r->script != NULL : r->kind != REMOTE_LIMIT || r->cost > 0);
 }
 
+struct redis_request *remote_undo(void *remote) {
+    const struct remote *r = remote;
+    if (r->kind != REMOTE_LIMIT || r->cost == 0 || plan_never_fits(r->plan->plan, r->cost)) {
+        return NULL;
+    }
+    return scripts_undo(r->plan->plan, r->plan->names, &r->key, r->cost);
+}
+
+struct redis_request *remote_undo_reserved(const struct remote *r) {
+    struct redis_request *undo = scripts_undo(r->plan->plan, r->plan->names, &r->key, r->cost);
+    if (undo != NULL && !undo->fill(undo, r->reply)) {
+        request_free(undo);
+        undo = NULL; /* it was read once: it can be read again */
+    }
+    return undo;
+}
+
 struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     const struct plan *p = r->plan == NULL ? NULL : r->plan->plan;
     struct redis_request *request;
@@ -44,6 +61,9 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
         break;
     case REMOTE_RESET:
         request = scripts_reset(p, r->plan->names, &r->key);
+        break;
+    case REMOTE_UNDO:
+        request = remote_undo_reserved(r);
         break;
     case REMOTE_LEASE:
         if (r->asking && !algorithm_is_bucket(p->algorithm)) {
@@ -69,14 +89,6 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
         PyErr_NoMemory();
     }
     return request;
-}
-
-struct redis_request *remote_undo(void *remote) {
-    const struct remote *r = remote;
-    if (r->kind != REMOTE_LIMIT || r->cost == 0 || plan_never_fits(r->plan->plan, r->cost)) {
-        return NULL;
-    }
-    return scripts_undo(r->plan->plan, r->plan->names, &r->key, r->cost);
 }
 
 /* ---- reading ---- */
@@ -190,11 +202,23 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
         link_raise_fault(s->server, "replicas", text, true);
         return REMOTE_FAILED;
     }
+    if (r->kind == REMOTE_LIMIT && r->out.kind == OUTCOME_ADMITTED && r->out.wait_ns > 0) {
+        remote_forget(r);
+        r->reply = request->reply;
+        request->reply = NULL;
+    }
     if (r->kind == REMOTE_RUN && (r->answer = reply_to_object(s->module, reply)) == NULL) {
         return REMOTE_FAILED;
     }
     redis_store_recovered(s);
     return REMOTE_DONE;
+}
+
+void remote_forget(struct remote *r) {
+    if (r->reply != NULL) {
+        freeReplyObject(r->reply);
+        r->reply = NULL;
+    }
 }
 
 void remote_clear(struct remote *r) {

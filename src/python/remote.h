@@ -7,7 +7,7 @@
 
 #include "redis_store_type.h"
 
-enum remote_kind { REMOTE_LIMIT, REMOTE_SETTLE, REMOTE_RESET, REMOTE_LEASE, REMOTE_GIVE, REMOTE_RUN };
+enum remote_kind { REMOTE_LIMIT, REMOTE_SETTLE, REMOTE_RESET, REMOTE_LEASE, REMOTE_GIVE, REMOTE_RUN, REMOTE_UNDO };
 
 struct remote {
     enum remote_kind kind;
@@ -15,6 +15,7 @@ struct remote {
     struct table_key key;
     int64_t cost;                  /* LIMIT: 0 reads */
     int64_t most_wait_ns;          /* LIMIT: reserve what is due so soon */
+    redisReply *reply;             /* LIMIT: to a reservation, for UNDO; owned */
     int rule;                      /* SETTLE */
     int64_t surplus;               /* SETTLE */
     struct lease_take *take;       /* LEASE: question and answer */
@@ -52,6 +53,9 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
 void remote_clear(struct remote *r);
 /* What gives back what its request may take, for one whose caller goes away; NULL: nothing, or no memory. Runs no Python code. */
 struct redis_request *remote_undo(void *remote);
+/* The same of a LIMIT that reserved, ready to be sent; r->reply is its answer. NULL: no memory. */
+struct redis_request *remote_undo_reserved(const struct remote *r);
+void remote_forget(struct remote *r); /* r->reply */
 
 /* The same operation is to be begun anew, or the next one. */
 void remote_renew(struct remote *r, enum remote_kind kind);

@@ -25,12 +25,14 @@ static const struct script gcra = {SCRIPT(GCRA), 0, 6, 2, false};
 static const struct script fixed_window = {SCRIPT(FIXED_WINDOW), 0, 3, 2, false};
 static const struct script sliding_window = {SCRIPT(SLIDING_WINDOW), 0, 3, 3, false};
 static const struct script settle = {SCRIPT(SETTLE), 0, 4, 2, false};
+static const struct script cancel = {SCRIPT(CANCEL), 0, 7, 2, false};
 static const struct script lease = {SCRIPT(LEASE), 3, 8, 3, true};
 static const struct script give_back = {SCRIPT(GIVE_BACK), 0, 3, 0, false};
 
-/* What a bucket's key is followed by where the list of its takes is kept. */
-static const char list_tag[] = ":lease";
-#define LIST_TAG_LENGTH (sizeof list_tag - 1)
+/* What else there is beside a bucket's key: the list of its takes, what was undone, and the slots that are free again. */
+static const char *const beside[] = {":lease", ":undone", ":slots"};
+#define BESIDE 3
+#define BESIDE_LENGTH 7 /* the longest */
 
 static const struct script *script_of(enum algorithm_id algorithm) {
     return algorithm == FIXED_WINDOW ? &fixed_window : algorithm == SLIDING_WINDOW ? &sliding_window : &gcra;
@@ -133,8 +135,8 @@ static size_t key_length(const struct redis_names *names, const struct table_key
 }
 
 static void put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule,
-                    bool list) {
-    put_header(c, '$', key_length(names, key, rule) + (list ? LIST_TAG_LENGTH : 0));
+                    const char *suffix) {
+    put_header(c, '$', key_length(names, key, rule) + strlen(suffix));
     put(c, names->prefix, names->prefix_length);
     *c->at++ = '{';
     if (is_marked(key)) {
@@ -143,7 +145,7 @@ static void put_key(struct cursor *c, const struct redis_names *names, const str
     put(c, key->bytes, key->length);
     *c->at++ = '}';
     put(c, names->rules[rule].tag, names->rules[rule].length);
-    put(c, list_tag, list ? LIST_TAG_LENGTH : 0);
+    put(c, suffix, strlen(suffix));
     put(c, "\r\n", 2);
 }
 
@@ -180,7 +182,7 @@ static struct redis_request *begin(const struct script *s, bool whole, const str
     int keys = s->lists ? 2 * count : count;
     size_t room = 128 + (whole ? s->length : 40) + NUMBER_ROOM * (size_t)s->common;
     for (int i = first; i < first + count; i++) {
-        room += 2 * (key_length(names, key, i) + LIST_TAG_LENGTH) + NUMBER_ROOM * (size_t)(s->numbers + 2);
+        room += 2 * (key_length(names, key, i) + BESIDE_LENGTH) + NUMBER_ROOM * (size_t)(s->numbers + 2);
     }
     struct redis_request *r = request_new(room);
     if (r == NULL) {
@@ -191,9 +193,9 @@ static struct redis_request *begin(const struct script *s, bool whole, const str
     put_script(c, s, whole);
     put_number(c, keys);
     for (int i = first; i < first + count; i++) {
-        put_key(c, names, key, i, false);
+        put_key(c, names, key, i, "");
         if (s->lists) {
-            put_key(c, names, key, i, true);
+            put_key(c, names, key, i, beside[0]);
         }
     }
     return r;
@@ -293,7 +295,7 @@ struct redis_request *scripts_lease(const struct plan *p, const struct redis_nam
     return request_join(first, r);
 }
 
-/* ---- what an abandoned decision took ---- */
+/* ---- undoing a decision ---- */
 
 static bool read_number(const redisReply *r, int64_t *value) {
     if (r->type == REDIS_REPLY_INTEGER) {
@@ -314,110 +316,109 @@ static bool read_number(const redisReply *r, int64_t *value) {
     return true;
 }
 
-#define HOLE 20
-#define PADDED (HOLE + 7) /* "$20\r\n", 20 digits and "\r\n" */
-#define HOLE_STRIDE (3 * (size_t)PADDED)
+#define DIGITS 20
+#define PADDED (DIGITS + 7) /* "$20\r\n", 20 digits and "\r\n" */
 
 static void write_padded(char *at, int64_t value) {
-    for (int i = HOLE; i-- > 0; value /= 10) {
+    for (int i = DIGITS; i-- > 0; value /= 10) {
         at[i] = (char)('0' + value % 10);
     }
 }
 
 static int64_t read_padded(const char *at) {
     int64_t value = 0;
-    for (int i = 0; i < HOLE; i++) {
+    for (int i = 0; i < DIGITS; i++) {
         value = value * 10 + (at[i] - '0');
     }
     return value;
 }
 
 static void put_padded(struct cursor *c, int64_t value) {
-    char text[HOLE];
+    char text[DIGITS];
     write_padded(text, value);
     put_text(c, text, sizeof text);
 }
 
-static bool is_admitted(const redisReply *reply) {
-    return reply->type == REDIS_REPLY_ARRAY && reply->elements > 2 && reply->element[0]->type == REDIS_REPLY_INTEGER &&
-           reply->element[0]->integer == 1;
-}
-
-static bool fill_bucket(struct redis_request *undo, const redisReply *reply) {
-    (void)undo;
-    return is_admitted(reply);
-}
-
-/* Which windows were charged, only the reply says. */
-static bool fill_windows(struct redis_request *undo, const redisReply *reply, size_t words) {
-    size_t count = (undo->length - undo->hole) / HOLE_STRIDE + 1;
-    int64_t end_us;
-    if (!is_admitted(reply) || reply->elements != 2 + count * words) {
-        return false;
+/* Puts the first `count` words of each rule's state into the last of the `numbers` that the rule has in the undo. */
+static bool fill_in(struct redis_request *undo, const redisReply *reply, size_t words, size_t count, size_t numbers) {
+    size_t rules = (undo->length - undo->hole) / (numbers * PADDED);
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 + rules * words ||
+        reply->element[0]->type != REDIS_REPLY_INTEGER || reply->element[0]->integer != 1) {
+        return false; /* it was not admitted */
     }
-    for (size_t i = 0; i < count; i++) {
-        char *hole = undo->bytes + undo->hole + i * HOLE_STRIDE;
-        if (!read_number(reply->element[2 + i * words], &end_us)) {
+    for (size_t i = 0; i < rules * count; i++) {
+        size_t rule = i / count, word = i % count;
+        int64_t value;
+        if (!read_number(reply->element[2 + rule * words + word], &value)) {
             return false;
         }
+        char *first = undo->bytes + undo->hole + rule * numbers * PADDED + 5; /* the digits of the rule's first */
         /* A sliding window's state names the end of the window that comes after. */
-        write_padded(hole, end_us - (words == 3 ? read_padded(hole - 2 * PADDED) : 0));
+        value -= words == 3 ? read_padded(first) : 0;
+        write_padded(first + (numbers - count + word) * PADDED, value);
     }
     return true;
 }
 
-static bool fill_fixed_window(struct redis_request *undo, const redisReply *reply) {
-    return fill_windows(undo, reply, 2);
+static bool fill_bucket(struct redis_request *undo, const redisReply *reply) {
+    return fill_in(undo, reply, 2, 2, 7);
 }
-
+static bool fill_fixed_window(struct redis_request *undo, const redisReply *reply) {
+    return fill_in(undo, reply, 2, 1, 3);
+}
 static bool fill_sliding_window(struct redis_request *undo, const redisReply *reply) {
-    return fill_windows(undo, reply, 3);
+    return fill_in(undo, reply, 3, 1, 3);
 }
 
 struct redis_request *scripts_undo(const struct plan *p, const struct redis_names *names, const struct table_key *key,
                                    int64_t cost) {
     bool bucket = script_of(p->algorithm) == &gcra;
     struct cursor c;
-    struct redis_request *r = begin(bucket ? &settle : &give_back, true, names, key, 0, p->count, &c);
+    struct redis_request *r = begin(bucket ? &cancel : &give_back, true, names, key, 0, p->count, &c);
     if (r == NULL) {
         return NULL;
     }
     r->fill = bucket ? fill_bucket : p->algorithm == FIXED_WINDOW ? fill_fixed_window : fill_sliding_window;
-    r->hole = (size_t)(c.at - r->bytes) + 2 * PADDED + 5; /* the third number's digits */
+    r->hole = (size_t)(c.at - r->bytes);
     for (int i = 0; i < p->count; i++) {
         const struct quota *q = &p->rules[i].quota;
-        int64_t own = rule_cost(&p->rules[i], cost);
+        int64_t own = rule_cost(&p->rules[i], cost), us, excess;
         if (bucket) {
-            put_number(&c, q->limit);
-            put_span(&c, q, own);
-            put_text(&c, "give", 4);
+            put_padded(&c, q->limit);
+            span_us(q, own, &us, &excess);
+            put_padded(&c, us);
+            put_padded(&c, excess);
+            span_us(q, q->burst, &us, &excess);
+            put_padded(&c, us);
+            put_padded(&c, excess);
+            put_padded(&c, 0);
         } else {
             put_padded(&c, q->period_ns / 1000);
             put_padded(&c, own);
-            put_padded(&c, 0);
         }
+        put_padded(&c, 0);
     }
     return end(r, &c);
 }
 
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
                                     const struct table_key *key) {
-    bool lists = algorithm_is_bucket(p->algorithm);
+    int others = algorithm_is_bucket(p->algorithm) ? BESIDE : 0;
     size_t room = 64;
     for (int i = 0; i < p->count; i++) {
-        room += 2 * (key_length(names, key, i) + LIST_TAG_LENGTH + NUMBER_ROOM);
+        room += (size_t)(1 + others) * (key_length(names, key, i) + BESIDE_LENGTH + NUMBER_ROOM);
     }
     struct redis_request *r = request_new(room);
     if (r == NULL) {
         return NULL;
     }
     struct cursor c = {r->bytes};
-    put_header(&c, '*', (uint64_t)(1 + (lists ? 2 * p->count : p->count)));
+    put_header(&c, '*', (uint64_t)(1 + (1 + others) * p->count));
     put_text(&c, "DEL", 3);
     for (int i = 0; i < p->count; i++) {
-        put_key(&c, names, key, i, false);
-        if (lists) {
-            put_key(&c, names, key, i, true);
+        put_key(&c, names, key, i, "");
+        for (int j = 0; j < others; j++) {
+            put_key(&c, names, key, i, beside[j]);
         }
     }
     return end(r, &c);

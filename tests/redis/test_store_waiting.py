@@ -293,3 +293,40 @@ def test_a_timeout_of_asyncio_gives_the_slot_back(server: RedisServer) -> None:
         assert (await limiter.peek()).reset_after <= before
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("using", BUCKETS)
+@pytest.mark.parametrize("quota", ["5/s burst 1", "5/s burst 1; 100/m burst 50"])
+def test_a_slot_that_was_left_goes_to_the_next_and_no_two_share_one(
+    server: RedisServer, using: str, quota: str
+) -> None:
+    limiter = AsyncThrottled("key", 30, using=using, quota=quota, store=RedisStore(server.url))
+    admitted: list[tuple[float, int]] = []
+
+    async def ask_as(number: int) -> None:
+        await limiter.limit()
+        admitted.append((time.monotonic(), number))
+
+    async def main() -> None:
+        async def reserved(seconds: float) -> None:
+            deadline = time.monotonic() + 10
+            while (await limiter.peek("key")).reset_after < seconds:
+                assert time.monotonic() < deadline
+
+        waiting = []
+        for number in range(4):  # the last one's slot is 0.6 s from now
+            waiting.append(asyncio.ensure_future(ask_as(number)))
+            await asyncio.sleep(0)
+        await reserved(0.45)
+        waiting[2].cancel()
+        await asyncio.gather(waiting[2], return_exceptions=True)
+        await limiter.peek("key")  # by the same connection: the slot is left
+        waiting.append(asyncio.ensure_future(ask_as(4)))
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(main())
+    assert [number for _, number in admitted] == [0, 1, 4, 3]
+    instants = [instant for instant, _ in admitted]
+    assert instants[3] - instants[0] < 0.75 + SLACK_S
+    # Each slot is 0.2 s after the one before; a wake-up may be late.
+    assert instants[3] - instants[0] >= 0.58

@@ -5,7 +5,8 @@
 -- ARGV   six numbers per rule: limit, cost_us, cost_excess, span_us, span_excess, wait_us, where
 --            cost * T  = cost_us - cost_excess / limit     0 <= cost_excess < limit     cost <= burst
 --            burst * T = span_us - span_excess / limit     0 <= span_excess < limit
---        wait_us: what is due so soon is admitted too; the caller waits until it is (a reservation).
+--        wait_us: what is due so soon is admitted too; the caller waits until it is (a reservation). A slot that somebody had
+--        reserved for the same and has left (cancel.lua: KEYS[1]:slots) is taken before one at the end.
 --        A cost of 0, 0 is a peek: it is admitted and writes nothing.
 -- reply  {1 admitted or 0 denied, now_us, then us and excess of each rule after the decision}, all but the first as text
 -- state  'us:excess': the theoretical arrival time is us - excess / limit, in microseconds since the epoch. A key that is
@@ -26,7 +27,7 @@ local call, format, match = redis.call, string.format, string.match
 local whole = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 
 local start = now()
-local reply, after = {1, format(whole, start)}, {}
+local reply, after, waits = {1, format(whole, start)}, {}, false
 for i = 1, #KEYS do
   local limit, cost_us, cost_excess, span_us, span_excess, wait_us = unpack(ARGV, 6 * i - 5, 6 * i)
   local us, excess = '0', '0'
@@ -53,11 +54,30 @@ for i = 1, #KEYS do
     if us > most_us or (us == most_us and excess < tonumber(span_excess)) then
       reply[1] = 0
     end
+    waits = waits or (us > start + span_us and tonumber(wait_us) > 0)
     after[2 * i - 1], after[2 * i] = us, excess
   end
 end
 
-if reply[1] == 1 then
+if waits then
+  local slots, costs = KEYS[1] .. ':slots', {}
+  for i = 1, #KEYS do
+    costs[i] = ARGV[6 * i - 5] .. ',' .. ARGV[6 * i - 4] .. ',' .. ARGV[6 * i - 3]
+  end
+  local own = table.concat(costs, ';') .. '|'
+  for _, slot in ipairs(call('ZRANGEBYSCORE', slots, start, start + ARGV[6], 'LIMIT', 0, 16)) do
+    if string.sub(slot, 1, #own) == own then
+      call('ZREM', slots, slot)
+      reply, waits = {1, reply[2]}, nil
+      for us, excess in string.gmatch(string.sub(slot, #own + 1), '(%d+):(%d+)') do
+        reply[#reply + 1], reply[#reply + 2] = us, excess
+      end
+      break
+    end
+  end
+end
+
+if reply[1] == 1 and waits ~= nil then
   for i = 1, #KEYS do
     if after[2 * i - 1] then -- not a peek
       local us, excess = format(whole, after[2 * i - 1]), format(whole, after[2 * i])
