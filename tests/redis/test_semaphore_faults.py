@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from servers import RedisServer
 
 from headway import StoreUnavailableError
 from headway.limiters import MaxSleepExceededError, SyncSemaphore
+from headway.limiters._keeper import keeper_of
+from headway.limiters._permits import Answer, Permits, Step
 from headway.store import RedisStore
 
 StartServer = Callable[..., RedisServer]
@@ -205,3 +207,27 @@ def test_a_waiter_gives_up_on_a_server_that_stays_away(
     server.kill()
     with pytest.raises(StoreUnavailableError):
         worker.result()
+
+
+def test_a_permit_that_is_left_while_it_is_renewed_is_free(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewing, left = threading.Event(), threading.Event()
+    ask = Permits.ask
+
+    def slowly(self: Permits, listener: str = "", steps: Sequence[Step] = ()) -> Answer:
+        if any(step[0] == "renew" for step in steps):
+            renewing.set()
+            assert left.wait(30)
+        return ask(self, listener, steps)
+
+    monkeypatch.setattr(Permits, "ask", slowly)
+    semaphore = SyncSemaphore("name", 1, expiry=60, connection=RedisStore(server.url))
+    with semaphore:
+        permits: Permits = semaphore._pool.permits  # type: ignore[union-attr]
+        for lease in permits.leases.values():
+            lease.due = 0.0
+        keeper_of(permits).watch(permits, 0.0)
+        assert renewing.wait(30)
+    left.set()
+    until(lambda: held(server) == 0, "the permit is free")

@@ -26,6 +26,8 @@ __all__ = ["keeper_of"]
 
 IDLE = 10.0
 """Seconds after which a thread with nothing to do ends."""
+FLUSH = 1.0
+"""Seconds for which the end of the interpreter waits for a renewal."""
 NEVER = float("inf")
 
 
@@ -34,6 +36,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # the collector may end a lease while one is being made
+        self._at_work = threading.Lock()
         self._busy: set[Permits] = set()
         self._thread: threading.Thread | None = None
         self._wake = SimpleQueue[None]()
@@ -81,9 +84,12 @@ class Keeper:
                 self._wake.get()
         instants = [NEVER]
         for permits in busy:
-            due = permits.look_after(time.monotonic())
+            with self._at_work:
+                due = permits.look_after(time.monotonic())
             if due is not None:
                 instants.append(due)
+                with self._lock:
+                    self._busy.add(permits)  # whoever left meanwhile may have let go of them
                 continue
             self.rest(permits)
         with self._lock:
@@ -91,7 +97,13 @@ class Keeper:
             return max(self._wakes_at - time.monotonic(), 0.0)
 
     def flush(self) -> None:
-        """At the interpreter's end: what was given back need not wait until it lapses."""
+        """At the interpreter's end: what was given back need not wait until it lapses.
+
+        A renewal that is on its way may arrive after the lease was left, and write it again. So it
+        is waited for: then it is known what is to be given back once more.
+        """
+        if self._at_work.acquire(timeout=FLUSH):
+            self._at_work.release()
         with self._lock:
             busy = [permits for permits in self._busy if permits.given_back]
         for permits in busy:
