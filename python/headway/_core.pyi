@@ -332,6 +332,37 @@ class Guarded(Generic[_P, _R]):
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R: ...
     def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., _R]: ...
 
+@final
+class Ledger:
+    def __new__(cls, state: bytes | None = None) -> Self: ...
+    def reserve(
+        self,
+        costs: dict[str, int] | None,
+        now_ns: int,
+        max_wait_ns: int,
+        resource: str = "",
+        /,
+    ) -> bytes | tuple[str, int, bool, str | None]: ...
+    def observe(
+        self, ticket: bytes, observation: Any, sent_ns: int, received_ns: int, /
+    ) -> None: ...
+    def fail(self, ticket: bytes, was_sent: bool, now_ns: int, /) -> None: ...
+    def configure(
+        self,
+        name: str,
+        limit: int,
+        window_ns: int,
+        source: str = "configured",
+        resource: str = "",
+    ) -> None: ...
+    def status(
+        self, now_ns: int, /
+    ) -> tuple[
+        tuple[tuple[str, str, int | None, int | None, int | None, int | None, str], ...],
+        int | None,
+    ]: ...
+    def state(self) -> bytes: ...
+
 class TokenBucket:
     def __new__(
         cls, capacity: float, tokens_per_second: float, *, clock: VirtualClock | None = None

@@ -1,6 +1,7 @@
 /* The module headway._core: its types, functions and life. */
 #include "module.h"
 
+#include "ledger_type.h"
 #include "link_type.h"
 #include "loop_link.h"
 #include "redis_store_type.h"
@@ -153,6 +154,7 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->link, link_type_make(module), true) < 0 ||
         add_type(module, &m->loop_link, loop_link_type_make(module), false) < 0 ||
         add_type(module, &m->redis_store, redis_store_type_make(module), true) < 0 ||
+        add_type(module, &m->ledger, ledger_type_make(module), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
     }
@@ -202,6 +204,7 @@ static int module_exec(PyObject *module) {
     do_it(m->wakers);                                                                                                  \
     do_it(m->throttled);                                                                                               \
     do_it(m->guarded);                                                                                                 \
+    do_it(m->ledger);                                                                                                  \
     do_it(m->bucket);                                                                                                  \
     do_it(m->setup_error);                                                                                             \
     do_it(m->data_error);                                                                                              \

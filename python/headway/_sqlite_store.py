@@ -1,0 +1,337 @@
+"""States in a file: a table of keys and bytes that many threads and processes change one at a time.
+
+One operation counts: `update(key, step)` reads the bytes of a key, lets `step` make new ones, and
+writes them, all in one transaction that no other process can come between. Threads of one process
+share a connection, and whoever holds it does the work of all who wait, in one transaction; so many
+threads cost hardly more than one. A process that is killed in the middle has done nothing.
+
+The file is in WAL mode with synchronous=NORMAL: what was written survives the process, though a
+loss of power may take the last moments with it. A connection is not taken through a fork: the child
+makes its own, and leaves the parent's alone.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+from headway._core import now_ns
+from headway.exceptions import SetUpError, StoreUnavailableError
+
+__all__ = ["SQLiteStore", "path_of"]
+
+APPLICATION_ID = 0x68647779  # "hdwy"
+VERSION = 1
+BATCH = 128
+"""So many steps at most in one transaction, so that other processes get their turn."""
+SWEEP_NS = 60 * 10**9
+_S = 10**9
+
+_A = TypeVar("_A")
+Step = Callable[[bytes | None], tuple[bytes | None, _A]]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS headway_states (
+    key BLOB NOT NULL PRIMARY KEY, state BLOB NOT NULL, expires INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+_READ = "SELECT state FROM headway_states WHERE key = ? AND expires > ?"
+_WRITE = "INSERT OR REPLACE INTO headway_states (key, state, expires) VALUES (?, ?, ?)"
+_DELETE = "DELETE FROM headway_states WHERE key = ?"
+_SWEEP = (
+    "DELETE FROM headway_states WHERE key IN"
+    " (SELECT key FROM headway_states WHERE expires <= ? LIMIT 1000)"
+)
+
+
+def path_of(url: str) -> str:
+    """The file that `url` names: sqlite:///relative, sqlite:////absolute, sqlite:///:memory:.
+
+    Raises `SetUpError` for anything else.
+    """
+    place = url.removeprefix("sqlite://")
+    if place in ("", "/", "/:memory:"):
+        return ":memory:"
+    if place == url or not place.startswith("/") or "?" in place or "\0" in place:
+        raise SetUpError(
+            f"Invalid store: {url!r}, must be 'sqlite:///relative/path', "
+            "'sqlite:////absolute/path' or 'sqlite:///:memory:'."
+        )
+    return place[1:]
+
+
+class _Job(Generic[_A]):
+    """One step that waits for its turn; then its answer or its error."""
+
+    __slots__ = ("answer", "done", "error", "expires", "key", "step")
+
+    def __init__(self, key: bytes, step: Step[_A], expires: int) -> None:
+        self.key, self.step, self.expires = key, step, expires
+        self.done = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+
+
+class SQLiteStore:
+    """Keeps states in the file `path`, which is made where there is none.
+
+    path: a file, a URL (`sqlite:///x.db`), or ":memory:" for one that lives with this object.
+    busy_timeout: for how many seconds other processes are waited for. Raises `SetUpError` for a
+    file that cannot be used, `StoreUnavailableError` when it fails later.
+    """
+
+    TYPE = "sqlite"
+
+    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise SetUpError(f"Invalid path: {path!r}, must be a file's name or ':memory:'.")
+        name = os.fspath(path)
+        name = path_of(name) if name.startswith("sqlite:") else name
+        # A relative name stays what it is when the process changes its directory.
+        self.path = name if name == ":memory:" else str(Path(name).absolute())
+        if not isinstance(busy_timeout, (int, float)) or not 0 < busy_timeout <= 86400:
+            raise SetUpError(
+                f"Invalid busy_timeout: {busy_timeout!r}, must be seconds between 0 and 86400."
+            )
+        self._busy_timeout = float(busy_timeout)
+        self._open: sqlite3.Connection | None = None
+        self._start_afresh()
+        self._connection()
+        _stores.add(self)
+
+    @property
+    def server(self) -> str:
+        """The URL that names the file."""
+        return f"sqlite:///{self.path}"
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({self.path!r})"
+
+    # ---- operations
+
+    def update(self, key: bytes, step: Step[_A], ttl_ns: int | None = None) -> _A:
+        """Change the bytes of `key` by `step(old or None) -> (new or None, answer)`; the answer.
+
+        New bytes of None delete the key, equal ones leave it as it is. `step`
+        runs under a lock and must not wait; it may run again where a transaction had to be given
+        up. ttl_ns: for how long the bytes are wanted; None for good.
+        """
+        job = _Job(key, step, (1 << 62) if ttl_ns is None else now_ns() + ttl_ns)
+        self._jobs.append(job)
+        try:
+            with self._lock:
+                if not job.done:
+                    self._work(job)
+        except BaseException:  # interrupted: nobody is to do it later
+            with contextlib.suppress(ValueError):
+                self._jobs.remove(job)
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.answer  # type: ignore[no-any-return]
+
+    def get(self, key: bytes) -> bytes | None:
+        """The bytes of `key`."""
+        rows = self._ask(_READ, key, now_ns())
+        return rows[0][0] if rows else None
+
+    def keys(self) -> list[bytes]:
+        """The keys there are."""
+        rows = self._ask("SELECT key FROM headway_states WHERE expires > ?", now_ns())
+        return [row[0] for row in rows]
+
+    def clear(self, key: bytes | None = None) -> None:
+        """Forget `key`, or all keys."""
+        if key is None:
+            self._ask("DELETE FROM headway_states")
+        else:
+            self._ask(_DELETE, key)
+
+    def close(self) -> None:
+        """Close the file. The next operation opens it again; what was in memory is gone."""
+        with self._lock:
+            if self._open is not None:
+                self._open.close()
+                self._open = None
+
+    # ---- one connection for each process
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: deque[_Job[Any]] = deque()
+        self._open = None
+        self._swept = now_ns()
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._open is None:
+            self._open = self._connect()
+        return self._open
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.path != ":memory:" and not Path(self.path).parent.is_dir():
+            raise SetUpError(
+                f"Cannot open {self.path!r}: there is no directory {str(Path(self.path).parent)!r}."
+            )
+        connection = None
+        try:
+            connection = sqlite3.connect(
+                self.path,
+                timeout=self._busy_timeout,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute("PRAGMA synchronous = NORMAL")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                self._make(connection)
+            self._check(connection)
+            return connection
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            raise SetUpError(f"Cannot use {self.path!r} as a store: {_reason(error)}") from error
+        except SetUpError:
+            if connection is not None:
+                connection.close()
+            raise
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        """Make the table in a file that is new. Of several processes one does, the others wait."""
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+                connection.execute(_SCHEMA)
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if owner != APPLICATION_ID:
+            raise SetUpError(
+                f"Cannot use {self.path!r} as a store: it is another program's database. "
+                "Name a file of its own."
+            )
+        if version != VERSION:
+            raise SetUpError(
+                f"Cannot use {self.path!r} as a store: it is of version {version}, and this "
+                f"headway writes version {VERSION}. Name another file, or delete it."
+            )
+        connection.execute("BEGIN IMMEDIATE")  # a file that cannot be written says so here
+        connection.execute("UPDATE headway_states SET expires = 0 WHERE 0")
+        connection.execute("ROLLBACK")
+
+    # ---- work, under the lock
+
+    def _ask(self, sql: str, *words: Any) -> list[Any]:
+        with self._lock:
+            try:
+                return self._connection().execute(sql, words).fetchall()
+            except (sqlite3.Error, SetUpError) as error:
+                raise self._unavailable(error) from error
+
+    def _work(self, mine: _Job[Any]) -> None:
+        """Take the steps of all who wait, in their order, until there are none."""
+        while self._jobs:
+            batch = [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+            try:
+                self._transact(batch)
+            except (sqlite3.Error, SetUpError) as error:
+                for job in batch:
+                    job.error = self._unavailable(error)
+                    job.error.__cause__ = error
+            except BaseException:  # interrupted: all of it was undone, and the others wait again
+                self._jobs.extendleft(job for job in reversed(batch) if job is not mine)
+                raise
+            for job in batch:
+                job.done = True
+
+    def _transact(self, batch: list[_Job[Any]]) -> None:
+        connection = self._connection()
+        now = now_ns()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for job in batch:
+                row = connection.execute(_READ, (job.key, now)).fetchone()
+                old = None if row is None else row[0]
+                job.error = None
+                try:
+                    new, job.answer = job.step(old)
+                except Exception as error:
+                    job.error = error
+                    continue
+                if new is None:
+                    if old is not None:
+                        connection.execute(_DELETE, (job.key,))
+                elif new != old:
+                    connection.execute(_WRITE, (job.key, new, job.expires))
+            if now - self._swept > SWEEP_NS:
+                connection.execute(_SWEEP, (now,))
+                self._swept = now
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        if isinstance(error, StoreUnavailableError):
+            return error
+        made = StoreUnavailableError(
+            str(error)
+            if isinstance(error, SetUpError)
+            else f"{self.path!r} cannot answer: {_reason(error)}"
+        )
+        made.fault = "timeout" if "locked" in str(error) else "database"
+        return made
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.interrupt()
+
+
+def _reason(error: Exception) -> str:
+    """What SQLite says, and what to do."""
+    said = str(error)
+    if "not a database" in said:
+        return "it is not a database. Name another file."
+    if "readonly" in said or "read-only" in said:
+        return "it, or its directory, cannot be written by this process."
+    if "unable to open" in said:
+        return "it cannot be opened: is it a directory, or may this process not read it?"
+    if "locked" in said:
+        return "another process held it for too long."
+    return f"{said}."
+
+
+_stores: "WeakSet[SQLiteStore]" = WeakSet()
+_abandoned: list[sqlite3.Connection] = []
+
+
+def _after_fork() -> None:
+    """Closing would touch the file on behalf of the parent: its connections are left alone."""
+    for store in list(_stores):
+        if store._open is not None and store.path != ":memory:":
+            _abandoned.append(store._open)
+            store._start_afresh()
+        else:
+            connection = store._open
+            store._start_afresh()
+            store._open = connection
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""Limits learned from the servers' own headers (smartratelimit.md)."""

@@ -1,0 +1,441 @@
+"""Where ledgers are kept: in the process, in a file, on a Redis server, or in an object of yours.
+
+A ledger is what is known of the limits of one scope, as bytes (`headway._core.Ledger`). A storage
+has one operation that counts: `update(key, step)` changes the bytes of a key by `step(old) ->
+(new, answer)`, and nobody comes between. So what processes share is never read, changed and
+written back. `change(key, "reserve", ...)` is the same in terms of a ledger; in memory it works on
+the ledger itself, and no bytes are made.
+
+A storage that cannot be opened raises `StorageUnavailable` at once; there is no silent switch to
+memory. One that fails later raises it then.
+"""
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from headway._core import Ledger
+from headway._redis_url import SCHEMES
+from headway._sqlite_store import SQLiteStore, path_of
+from headway.exceptions import SetUpError, StoreUnavailableError
+from headway.smartratelimit.exceptions import StorageUnavailable
+from headway.store import RedisStore
+
+__all__ = [
+    "MemoryStorage",
+    "RedisStorage",
+    "SQLiteStorage",
+    "Storage",
+    "StorageBackend",
+    "open_storage",
+]
+
+_A = TypeVar("_A")
+Step = Callable[[bytes | None], tuple[bytes | None, _A]]
+
+TTL_NS = 30 * 86400 * 10**9
+"""A ledger that nobody has used for so long is forgotten: longer than any window but a month's."""
+
+
+class Storage(ABC):
+    """What every storage is. A subclass gives `update`, `get`, `keys`, `clear` and `close`."""
+
+    @abstractmethod
+    def update(self, key: str, step: Step[_A]) -> _A:
+        """Change the bytes of `key` by `step(old or None) -> (new or None, answer)`, atomically.
+
+        `step` must be pure: it runs again where somebody else came first.
+        """
+
+    async def update_async(self, key: str, step: Step[_A]) -> _A:
+        """`update` for an event loop. It does not wait for anybody unless a subclass says so."""
+        return self.update(key, step)
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """The bytes of `key`."""
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """The keys of all ledgers."""
+
+    @abstractmethod
+    def clear(self, key: str | None = None) -> None:
+        """Forget `key` and what is nested under it (`key/…`); None: everything."""
+
+    def close(self) -> None:  # noqa: B027 - not every storage holds something
+        """Let go of files and connections."""
+
+    def change(self, key: str, method: str, *args: Any) -> Any:
+        """Call a method of the ledger of `key`: reserve, observe, fail, configure."""
+        return self.update(key, _step(method, args))
+
+    async def change_async(self, key: str, method: str, *args: Any) -> Any:
+        """`change` for an event loop."""
+        return await self.update_async(key, _step(method, args))
+
+    def look(self, key: str) -> Ledger | None:
+        """The ledger of `key`, to read."""
+        state = self.get(key)
+        return None if state is None else Ledger(state)
+
+
+StorageBackend = Storage
+"""The name of release 0.5.1."""
+
+
+def _step(method: str, args: tuple[Any, ...]) -> Step[Any]:
+    def step(state: bytes | None) -> tuple[bytes, Any]:
+        ledger = Ledger(state)
+        answer = getattr(ledger, method)(*args)
+        return ledger.state(), answer
+
+    return step
+
+
+def _covers(scope: str, key: str) -> bool:
+    """https://host covers https://host/path, and not https://host.of.somebody.else."""
+    return key == scope or key.startswith((scope + "/", scope + ":"))
+
+
+class MemoryStorage(Storage):
+    """In the process. cleanup_interval is taken for compatibility: there is nothing to clean up."""
+
+    def __init__(self, cleanup_interval: int = 3600) -> None:
+        self._ledgers: dict[str, Ledger] = {}
+        self._lock = threading.RLock()
+
+    def ledger(self, key: str) -> Ledger:
+        """The ledger itself: what is done to it is done here."""
+        found = self._ledgers.get(key)
+        return found if found is not None else self._ledgers.setdefault(key, Ledger())
+
+    def change(self, key: str, method: str, *args: Any) -> Any:
+        return getattr(self.ledger(key), method)(*args)
+
+    async def change_async(self, key: str, method: str, *args: Any) -> Any:
+        return getattr(self.ledger(key), method)(*args)
+
+    def look(self, key: str) -> Ledger | None:
+        return self._ledgers.get(key)
+
+    def update(self, key: str, step: Step[_A]) -> _A:
+        with self._lock:
+            new, answer = step(self.get(key))
+            if new is None:
+                self._ledgers.pop(key, None)
+            else:
+                self._ledgers[key] = Ledger(new)
+            return answer
+
+    def get(self, key: str) -> bytes | None:
+        found = self._ledgers.get(key)
+        return None if found is None else found.state()
+
+    def keys(self) -> list[str]:
+        return list(self._ledgers)
+
+    def clear(self, key: str | None = None) -> None:
+        for known in list(self._ledgers):
+            if key is None or _covers(key, known):
+                self._ledgers.pop(known, None)
+
+
+class SQLiteStorage(Storage):
+    """In a file that processes share, and that survives them. db_path: a file, or ":memory:"."""
+
+    def __init__(self, db_path: str = ":memory:") -> None:
+        self.db_path = db_path
+        try:
+            self._store = SQLiteStore(db_path)
+        except SetUpError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def update(self, key: str, step: Step[_A]) -> _A:
+        try:
+            return self._store.update(_PREFIX + key.encode(), step, TTL_NS)
+        except StoreUnavailableError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return self._store.get(_PREFIX + key.encode())
+        except StoreUnavailableError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def keys(self) -> list[str]:
+        try:
+            found = self._store.keys()
+        except StoreUnavailableError as error:
+            raise StorageUnavailable(str(error)) from error
+        return [key[len(_PREFIX) :].decode() for key in found if key.startswith(_PREFIX)]
+
+    def clear(self, key: str | None = None) -> None:
+        for known in self.keys():
+            if key is None or _covers(key, known):
+                self._store.clear(_PREFIX + known.encode())
+
+    def close(self) -> None:
+        self._store.close()
+
+
+_PREFIX = b"headway:v1:ledger:"
+_INDEX = b"headway:v1:ledgers"
+
+
+class _Job:
+    __slots__ = ("answer", "done", "error", "step")
+
+    def __init__(self, step: Step[Any]) -> None:
+        self.step = step
+        self.done = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+
+
+class _Line:
+    """Those of this process (or of one event loop) who want to change one key.
+
+    Whoever is at the front takes the steps of all, one after the other, and swaps once. So the
+    processes compete and not their tasks, and each round of that is won by one of them.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.jobs: deque[_Job] = deque()
+        self.known: bytes = b""
+        """What the key held when we last heard of it; b"": nothing."""
+
+    def take(self) -> list[_Job]:
+        jobs = list(self.jobs)
+        self.jobs.clear()
+        return jobs
+
+    def compute(self, jobs: list[_Job]) -> bytes:
+        """What the key is to hold."""
+        state: bytes | None = self.known or None
+        for job in jobs:
+            job.error = None
+            try:
+                state, job.answer = job.step(state)
+            except Exception as error:
+                job.error = error
+        return state or b""
+
+
+class RedisStorage(Storage):
+    """On a Redis server, by compare and swap. server: a URL, or a RedisStore.
+
+    fail_closed is taken for compatibility: a server that does not answer is always an error.
+    """
+
+    MOST_TRIES = 2000
+
+    def __init__(
+        self,
+        redis_url: "str | RedisStore" = "redis://localhost:6379/0",
+        fail_closed: bool = False,
+    ) -> None:
+        self._lines: dict[str, _Line] = {}
+        self._loops: WeakKeyDictionary[Any, dict[str, _Line]] = WeakKeyDictionary()
+        try:
+            self._store = redis_url if isinstance(redis_url, RedisStore) else RedisStore(redis_url)
+            self._command(_INDEX, "EXISTS", _INDEX)
+        except SetUpError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def _command(self, key: bytes, *words: Any) -> Any:
+        try:
+            return self._store._run(None, (key,), words)
+        except StoreUnavailableError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def _words(self, line: _Line, new: bytes) -> tuple[bytes, bytes, int]:
+        return (line.known, new, TTL_NS // 10**6)
+
+    def _settle(self, key: str, line: _Line, jobs: list[_Job], new: bytes, reply: Any) -> bool:
+        """Read the reply of a swap: True, it is done."""
+        if int(reply[0]) == 1:
+            line.known = new
+            for job in jobs:
+                job.done = True
+            return True
+        held = reply[1]
+        line.known = held if isinstance(held, bytes) else str(held).encode()
+        return False
+
+    def _give_up(self, key: str) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"{self._store.server}: {self.MOST_TRIES} times somebody else changed {key!r} first."
+        )
+
+    def update(self, key: str, step: Step[_A]) -> _A:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines.setdefault(key, _Line(threading.Lock()))
+        job = _Job(step)
+        line.jobs.append(job)
+        try:
+            with line.lock:
+                if not job.done:
+                    jobs = line.take()
+                    try:
+                        self._swap(key, line, jobs)
+                    except BaseException:
+                        line.jobs.extendleft(one for one in reversed(jobs) if one is not job)
+                        raise
+        except BaseException:  # nobody is to take this step later
+            if job in line.jobs:
+                line.jobs.remove(job)
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.answer  # type: ignore[no-any-return]
+
+    def _swap(self, key: str, line: _Line, jobs: list[_Job]) -> None:
+        name = _PREFIX + key.encode()
+        for _ in range(self.MOST_TRIES):
+            new = line.compute(jobs)
+            is_new = not line.known
+            try:
+                reply = self._store._run("swap", (name,), self._words(line, new))
+            except StoreUnavailableError as error:
+                raise StorageUnavailable(str(error)) from error
+            if self._settle(key, line, jobs, new, reply):
+                if is_new and new:
+                    self._command(_INDEX, "SADD", _INDEX, name)
+                return
+        raise self._give_up(key)
+
+    async def update_async(self, key: str, step: Step[_A]) -> _A:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # another library's loop: its threads wait
+            import trio
+
+            return await trio.to_thread.run_sync(self.update, key, step)
+        lines = self._loops.setdefault(loop, {})
+        line = lines.get(key)
+        if line is None:
+            line = lines[key] = _Line(asyncio.Lock())
+        job = _Job(step)
+        line.jobs.append(job)
+        try:
+            async with line.lock:
+                if not job.done:
+                    jobs = line.take()
+                    try:
+                        await self._swap_async(key, line, jobs)
+                    except BaseException:
+                        line.jobs.extendleft(one for one in reversed(jobs) if one is not job)
+                        raise
+        except BaseException:
+            if job in line.jobs:
+                line.jobs.remove(job)
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.answer  # type: ignore[no-any-return]
+
+    async def _swap_async(self, key: str, line: _Line, jobs: list[_Job]) -> None:
+        name = _PREFIX + key.encode()
+        for _ in range(self.MOST_TRIES):
+            new = line.compute(jobs)
+            is_new = not line.known
+            try:
+                reply = await self._store._run_async("swap", (name,), self._words(line, new))
+                if self._settle(key, line, jobs, new, reply):
+                    if is_new and new:
+                        await self._store._run_async(None, (_INDEX,), ("SADD", _INDEX, name))
+                    return
+            except StoreUnavailableError as error:
+                raise StorageUnavailable(str(error)) from error
+        raise self._give_up(key)
+
+    def get(self, key: str) -> bytes | None:
+        name = _PREFIX + key.encode()
+        held = self._command(name, "GET", name)
+        return held if held is None or isinstance(held, bytes) else str(held).encode()
+
+    def keys(self) -> list[str]:
+        found = []
+        for name in self._command(_INDEX, "SMEMBERS", _INDEX):
+            if self._command(name, "EXISTS", name):
+                found.append(name[len(_PREFIX) :].decode())
+            else:  # it has run out
+                self._command(_INDEX, "SREM", _INDEX, name)
+        return found
+
+    def clear(self, key: str | None = None) -> None:
+        for known in self.keys():
+            if key is None or _covers(key, known):
+                name = _PREFIX + known.encode()
+                self._command(name, "DEL", name)
+                self._command(_INDEX, "SREM", _INDEX, name)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class _Foreign(Storage):
+    """An object of the user's own, which has the five methods."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def update(self, key: str, step: Step[_A]) -> _A:
+        return self._own.update(key, step)  # type: ignore[no-any-return]
+
+    def get(self, key: str) -> bytes | None:
+        return self._own.get(key)  # type: ignore[no-any-return]
+
+    def keys(self) -> list[str]:
+        return list(self._own.keys())
+
+    def clear(self, key: str | None = None) -> None:
+        self._own.clear(key)
+
+    def close(self) -> None:
+        getattr(self._own, "close", lambda: None)()
+
+
+_NEEDED = ("update", "get", "keys", "clear")
+
+
+def open_storage(storage: object = "memory") -> Storage:
+    """The storage that `storage` stands for: 'memory', a URL, a store, or an object of your own.
+
+    Raises `ValueError` for what is none, `StorageUnavailable` for what cannot be opened.
+    """
+    if isinstance(storage, Storage):
+        return storage
+    if isinstance(storage, RedisStore):
+        return RedisStorage(storage)
+    if isinstance(storage, str):
+        scheme = storage.partition("://")[0]
+        if storage in ("memory", "memory://"):
+            return MemoryStorage()
+        if scheme == "sqlite" and "://" in storage:
+            try:
+                return SQLiteStorage(path_of(storage))
+            except SetUpError as error:
+                raise ValueError(str(error)) from None
+        if scheme in SCHEMES and "://" in storage:
+            return RedisStorage(storage)
+        raise ValueError(
+            f"Unknown storage backend: {storage!r}, must be 'memory', 'sqlite:///path' "
+            "or 'redis://host:port/db'."
+        )
+    missing = [name for name in _NEEDED if not callable(getattr(storage, name, None))]
+    if missing:
+        raise ValueError(
+            f"Unknown storage backend: {storage!r} has no {', '.join(missing)}. A storage of "
+            "your own needs update(key, step) that changes the bytes of a key in one atomic step, "
+            "get(key), keys() and clear(key): see headway.smartratelimit.storage.Storage. "
+            "get_rate_limit and set_rate_limit alone cannot be safe between processes."
+        )
+    return _Foreign(storage)
