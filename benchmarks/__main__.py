@@ -31,6 +31,7 @@ QUESTIONS = {
     "redis": "redis_one",
     "redis_threads": "redis_threads",
     "redis_tasks": "redis_tasks",
+    "redis_lease": "redis_lease",
     "import": "import_time",
     "keys": "keys",
     "crowd": "crowd",

@@ -14,6 +14,7 @@
 
 #define DENIAL_NS (50 * NS_PER_MS) /* so long a denial is believed without asking, at most */
 #define AHEAD_LEAST_NS (2 * NS_PER_MS)
+#define TERM_LEAST_NS (10 * NS_PER_MS)
 #define AHEAD_TRIPS 4 /* a block is to outlive its own round trip */
 #define DRIFT 1024    /* one part in so many is left for clocks that do not run alike */
 #define LOOKS 64      /* entries that are looked at for one to make room */
@@ -121,6 +122,8 @@ struct lease_pool *lease_pool_new(const struct plan *p, int64_t term_ns, int64_t
         const struct quota *q = &p->rules[i].quota;
         l->term_ns = at_most(l->term_ns, (wide)l->most * q->period_ns / q->limit);
     }
+    /* So many tokens may be gone in less than a round trip; then the rest of the burst pays for the time that they need. */
+    l->term_ns = l->term_ns > TERM_LEAST_NS ? l->term_ns : TERM_LEAST_NS;
     l->term_ns -= l->term_ns % NS_PER_US;
     l->exclusive = exclusive;
     lock_init(&l->lock);
@@ -331,17 +334,18 @@ bool lease_spend(struct lease_pool *l, const struct table_key *key, int64_t cost
 /* ---- asking ---- */
 
 static void choose_ahead(const struct lease_pool *l, struct lease_take *take) {
-    int64_t ns = 0;
-    if (take->count > take->cost) {
-        ns = l->term_ns;
-        for (int i = 0; algorithm_is_bucket(l->plan->algorithm) && i < l->plan->count; i++) {
-            const struct quota *q = &l->plan->rules[i].quota;
-            ns = at_most(ns, (wide)take->count * q->period_ns / q->limit);
-        }
-        int64_t trips = AHEAD_TRIPS * l->trip_ns, least = trips > AHEAD_LEAST_NS ? trips : AHEAD_LEAST_NS;
-        ns = ns > least ? ns : least < l->term_ns ? least : l->term_ns;
+    bool bucket = algorithm_is_bucket(l->plan->algorithm);
+    int64_t trips = AHEAD_TRIPS * l->trip_ns, least = trips > AHEAD_LEAST_NS ? trips : AHEAD_LEAST_NS;
+    int64_t ns = l->term_ns, room = l->term_ns;
+    for (int i = 0; bucket && i < l->plan->count; i++) {
+        const struct quota *q = &l->plan->rules[i].quota;
+        ns = at_most(ns, (wide)take->count * q->period_ns / q->limit);
+        room = at_most(room, (wide)(q->burst - take->count) * q->period_ns / q->limit);
     }
-    take->ahead_us = ns / NS_PER_US;
+    ns = ns > least ? ns : least < room ? least : room;
+    /* What is over before its reply comes is nobody's. */
+    bool useful = take->count > take->cost && ns > AHEAD_TRIPS / 2 * l->trip_ns;
+    take->ahead_us = useful ? ns / NS_PER_US : 0;
     if (take->ahead_us == 0) {
         take->count = take->cost;
     }
