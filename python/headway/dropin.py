@@ -25,9 +25,9 @@ _MIRRORS = {
     "throttled": "headway.throttled",
     "choked": "headway.choked",
     "limiters": "headway.limiters",
-    "smartratelimit": None,
+    "smartratelimit": "headway.smartratelimit",
     "src.rate_limiter": "headway.rate_limiter",
-}  # None: the family has not arrived yet
+}
 
 _USAGE = (
     "usage: python -m headway.dropin [NAME ...] -- script.py [args]\n"
@@ -36,10 +36,10 @@ _USAGE = (
 
 
 def install(*names: str) -> None:
-    """Register the mirrors of `names`, or of every family that has arrived.
+    """Register the mirrors of `names`, or of every family.
 
     Installing again does nothing. Raises SetUpError, and registers nothing, where a name is
-    unknown, its family has not arrived, or the real package was already imported.
+    unknown or the real package was already imported.
     """
     chosen = _chosen(names)
     modules = {name: _modules(name) for name in chosen}
@@ -123,7 +123,7 @@ def _usage_error(sentence: str) -> NoReturn:
 
 def _chosen(names: Sequence[str]) -> list[str]:
     if not names:
-        return [name for name, mirror in _MIRRORS.items() if mirror]
+        return list(_MIRRORS)
     for name in names:
         _mirror(name)
     return list(names)
@@ -132,13 +132,7 @@ def _chosen(names: Sequence[str]) -> list[str]:
 def _mirror(name: str) -> str:
     if name not in _MIRRORS:
         raise SetUpError(f"Unknown name: {name!r}, must be one of: {', '.join(_MIRRORS)}.")
-    mirror = _MIRRORS[name]
-    if mirror is None:
-        raise SetUpError(
-            f"{name!r} has not arrived in this release of headway, "
-            f"which has: {', '.join(_chosen(()))}."
-        )
-    return mirror
+    return _MIRRORS[name]
 
 
 def _modules(name: str) -> dict[str, ModuleType]:

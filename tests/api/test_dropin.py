@@ -70,6 +70,23 @@ class TestInstall:
             assert left == [], left
         """)
 
+    def test_smartratelimit_takes_its_name_with_its_modules(self, run_python: RunPython) -> None:
+        run_python("""
+            import headway.smartratelimit
+            from headway import dropin
+            dropin.install("smartratelimit")
+            import smartratelimit
+            assert smartratelimit is headway.smartratelimit
+            from smartratelimit import LimitDimension, RateLimitExceeded, RetryConfig
+            from smartratelimit.metrics import MetricsCollector
+            from smartratelimit.models import RateLimitStatus, TokenBucket
+            from smartratelimit.providers import get_provider
+            from smartratelimit.retry import RetryHandler, RetryStrategy
+            from smartratelimit.simulate import Budget, simulate
+            assert smartratelimit.MetricsCollector is MetricsCollector
+            assert smartratelimit.RateLimitStatus is RateLimitStatus
+        """)
+
     def test_the_asyncio_package_takes_its_names(self, run_python: RunPython) -> None:
         run_python("""
             import headway.asyncio
@@ -176,21 +193,6 @@ class TestInstall:
             assert value == 7
             """,
             str(tmp_path),
-        )
-
-    def test_a_family_that_has_not_arrived_is_named(self, run_python: RunPython) -> None:
-        printed = run_python("""
-            import sys
-            from headway import SetUpError, dropin
-            try:
-                dropin.install("throttled", "smartratelimit")
-            except SetUpError as error:
-                print(error)
-            assert "throttled" not in sys.modules
-        """)
-        assert printed == (
-            "'smartratelimit' has not arrived in this release of headway, "
-            "which has: throttled, choked, limiters, src.rate_limiter.\n"
         )
 
     def test_an_unknown_name_lists_the_known_ones(self, run_python: RunPython) -> None:
@@ -315,7 +317,6 @@ class TestCommand:
             (["--", "-m"], "no module after '-m'"),
             (["--", "missing.py"], "no file 'missing.py'"),
             (["flask", "--", "-m", "this"], "Unknown name: 'flask'"),
-            (["smartratelimit", "--", "-m", "this"], "'smartratelimit' has not arrived"),
         ],
     )
     def test_a_wrong_command_line_ends_with_two_and_a_sentence(
