@@ -165,7 +165,34 @@ def test_a_client_of_redis_py_will_do_for_threads_and_tasks(
     client.close()
 
 
-def test_a_client_for_asyncio_is_refused_with_the_reason(way: Any) -> None:
+def test_a_client_for_asyncio_will_do_for_its_tasks(server: RedisServer) -> None:
+    client = pytest.importorskip("redis.asyncio").Redis(port=server.port)
+    busy = [0, 0]
+
+    async def main() -> None:
+        semaphore = AsyncSemaphore("name", 2, expiry=0.3, connection=client)
+
+        async def work() -> None:
+            async with semaphore:
+                busy[0] += 1
+                busy[1] = max(busy)
+                await asyncio.sleep(0.05)
+                busy[0] -= 1
+
+        await asyncio.gather(*(work() for _ in range(8)))
+        async with semaphore:  # renewed for longer than it would last by itself
+            await asyncio.sleep(1.0)
+            assert held(server) == 1
+        assert held(server) == 0
+        with pytest.raises(SetUpError, match="without await"):
+            _ = semaphore._pool.held
+        await client.aclose()
+
+    asyncio.run(main())
+    assert busy == [0, 2]
+
+
+def test_a_client_for_asyncio_is_not_for_threads() -> None:
     client = pytest.importorskip("redis.asyncio").Redis()
-    with pytest.raises(SetUpError, match="renewed by a thread"):
-        way.kind("name", 1, connection=client)
+    with pytest.raises(SetUpError, match="AsyncSemaphore takes"):
+        SyncSemaphore("name", 1, connection=client)

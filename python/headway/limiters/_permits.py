@@ -4,6 +4,8 @@ What is done on the server is one script, src/redis/lua/semaphore.lua: a request
 each with the id of a lease or of a waiter, and the reply says where each of them stands.
 """
 
+import asyncio
+import concurrent.futures
 import itertools
 import logging
 import secrets
@@ -11,10 +13,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import ReferenceType, WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 from headway import _core
-from headway.exceptions import StoreUnavailableError
+from headway.exceptions import SetUpError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from headway.store import RedisStore
@@ -29,6 +31,8 @@ CLAIM = 0.02
 """After so many seconds a permit that was handed over gets its own term. Most are back by then."""
 SURELY_OVER = (0.05, 1.0, 6.0)
 """When what may still arrive is taken back: a request that was cut off on its way."""
+LOOP_TIMEOUT = 10.0
+"""Seconds for which the renewing thread waits for an event loop that asks for it."""
 AT_ONCE = 256
 """Steps of one request."""
 
@@ -93,6 +97,7 @@ class Permits:
         self.given_back: dict[str, tuple[list[float], float]] = {}
         """Id -> when to say so, and until when it matters."""
         self._retries = 0
+        self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self.lines = Lines(self)
         self.listener = secrets.token_hex(8)
         self.numbers = itertools.count(1)
@@ -110,10 +115,35 @@ class Permits:
 
     def ask(self, listener: str = "", steps: Sequence[Step] = ()) -> Answer:
         """Take the steps, as a thread. Raises StoreUnavailableError."""
+        if self.store._client is not None and self.store._client.awaits:
+            return self._ask_by_loop(listener, steps)
         return _read(self.store._run(*self.words(listener, steps)))
 
     async def ask_async(self, listener: str, steps: Sequence[Step]) -> Answer:
+        if self.store._client is not None and self.store._client.awaits:
+            self._loop = ref(asyncio.get_running_loop())
         return _read(await self.store._run_async(*self.words(listener, steps)))
+
+    def _ask_by_loop(self, listener: str, steps: Sequence[Step]) -> Answer:
+        """A client for asyncio can be used by its event loop alone, which asks for this thread."""
+        loop = self._loop() if self._loop is not None else None
+        if loop is None or loop.is_closed():
+            raise StoreUnavailableError(
+                f"{self.store.server} cannot answer: the event loop of its client is closed."
+            )
+        if loop is _running_loop():
+            raise SetUpError(
+                f"{self.store.server} is a client for asyncio, which an event loop cannot ask "
+                "without await."
+            )
+        asked = asyncio.run_coroutine_threadsafe(self.ask_async(listener, steps), loop)
+        try:
+            return asked.result(LOOP_TIMEOUT)
+        except (TimeoutError, concurrent.futures.TimeoutError) as error:
+            asked.cancel()
+            raise StoreUnavailableError(
+                f"{self.store.server} cannot answer: the event loop of its client is busy."
+            ) from error
 
     @property
     def held(self) -> int:
@@ -193,6 +223,13 @@ class Permits:
                 with self.lock:
                     self.leases.pop(lease.id, None)
         return ending, renewing
+
+
+def _running_loop() -> "asyncio.AbstractEventLoop | None":
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def term_of(expiry: float) -> float:

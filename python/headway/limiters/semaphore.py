@@ -75,10 +75,10 @@ def _checked(
         memory = store
         pool = define(store, *definition, lambda: _core.Pool(name, capacity, memory))
         return pool, max_sleep, expiry
-    if getattr(store._client, "awaits", False):
+    if getattr(store._client, "awaits", False) and issubclass(cls, SyncSemaphore):
         raise SetUpError(
-            f"Invalid connection: {store!r} is a client for asyncio, and a semaphore's permits are "
-            "renewed by a thread: give a client such as redis.Redis, or a URL, which serves both."
+            f"Invalid connection: {store!r} is a client for asyncio, which AsyncSemaphore takes: "
+            "give a client such as redis.Redis, or a URL, which serves both."
         )
     remote = cast(RedisStore, store)
     permits = define(store, *definition, lambda: Permits(remote, name, capacity))
