@@ -75,7 +75,7 @@ def _checked(
         memory = store
         pool = define(store, *definition, lambda: _core.Pool(name, capacity, memory))
         return pool, max_sleep, expiry
-    if getattr(store._client, "awaits", False) and issubclass(cls, SyncSemaphore):
+    if getattr(store._client, "awaits", False) and issubclass(cast(type, cls), SyncSemaphore):
         raise SetUpError(
             f"Invalid connection: {store!r} is a client for asyncio, which AsyncSemaphore takes: "
             "give a client such as redis.Redis, or a URL, which serves both."
