@@ -5,6 +5,7 @@
 """
 
 import atexit
+import logging
 import threading
 from abc import ABC
 from collections.abc import Mapping
@@ -339,8 +340,6 @@ def shared_store(family: str, connection: object = None) -> AnyStore:
         except SetUpError as error:
             raise SetUpError(f"REDIS_URL is set: {error}") from None
     if family not in _said:
-        import logging
-
         _said.add(family)
         logging.getLogger(f"headway.{family}").info(
             "REDIS_URL is not set: the limits of %s are kept in this process.", family

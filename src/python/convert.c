@@ -22,6 +22,15 @@ int import_once(PyObject **slot, const char *module, const char *name) {
     return 0;
 }
 
+void forgive_logging(void) {
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        PyErr_Clear();
+        PyErr_SetInterrupt();
+        return;
+    }
+    PyErr_Clear();
+}
+
 int weak_dict_once(PyObject **slot) {
     PyObject *type = NULL;
     if (*slot == NULL && import_once(&type, "weakref", "WeakKeyDictionary") == 0) {

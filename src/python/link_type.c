@@ -207,7 +207,7 @@ void link_log_refusal(struct link *l) {
                          ? NULL
                          : PyObject_CallMethod(logger, refusal == 1 ? "debug" : "warning", "sO",
                                                "The server serves without what it refused: %s", words);
-    PyErr_Clear(); /* whatever the user's log handlers did */
+    forgive_logging(); /* whatever the user's log handlers did */
     Py_XDECREF(done);
     Py_XDECREF(words);
     Py_XDECREF(logger);

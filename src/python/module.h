@@ -197,6 +197,8 @@ int algorithm_from_object(struct module_state *m, PyObject *object, enum algorit
 PyObject *quotas_from_object(struct module_state *m, PyObject *object);
 PyObject *seconds_object(int64_t ns);
 int import_once(PyObject **slot, const char *module, const char *name);
+/* Clears what a user's log handlers raised. An interrupt that came meanwhile is not theirs: it is raised again, later. */
+void forgive_logging(void);
 /* A WeakKeyDictionary, made when first asked for. */
 int weak_dict_once(PyObject **slot);
 /* 0 and *ns within the clock's bounds. */

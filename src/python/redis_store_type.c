@@ -21,7 +21,7 @@ static void log_switch(RedisStoreObject *s, const char *format, PyObject *server
                      : what == NULL ? PyObject_CallMethod(logger, level, "sO", format, server)
                                     : PyObject_CallMethod(logger, level, "sOO", format, server, what);
     if (done == NULL) {
-        PyErr_Clear(); /* the decision stands, whatever the user's log handlers did */
+        forgive_logging(); /* the decision stands, whatever the user's log handlers did */
     }
     Py_XDECREF(done);
     Py_XDECREF(logger);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 
 import pytest
@@ -179,3 +180,24 @@ def test_policies_are_for_servers_that_cannot_answer_and_not_for_bad_arguments(
     with pytest.raises(Exception, match="cost") as caught:
         ask.limit(limiter, cost=-1)
     assert not isinstance(caught.value, StoreUnavailableError)
+
+
+def test_an_interrupt_while_the_log_is_written_is_not_lost() -> None:
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    logger, handler = logging.getLogger("headway.store"), Interrupted()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    logger.addHandler(handler)
+    limiter = Throttled(
+        "key", quota="1/s", store=RedisStore("redis://127.0.0.1:1", on_error="allow")
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            limiter.limit()
+            time.sleep(1)  # it is heard before this is over
+    finally:
+        logger.removeHandler(handler)
+        signal.signal(signal.SIGINT, before)
+    assert heard
