@@ -190,13 +190,13 @@ def test_an_interrupt_while_the_log_is_written_is_not_lost() -> None:
     logger, handler = logging.getLogger("headway.store"), Interrupted()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     logger.addHandler(handler)
-    limiter = Throttled(
-        "key", quota="1/s", store=RedisStore("redis://127.0.0.1:1", on_error="allow")
-    )
+    limiter = Throttled("key", quota="1/s", store="redis://127.0.0.1:1?on_error=allow")
+    heard = False
     try:
-        with pytest.raises(KeyboardInterrupt):
-            limiter.limit()
-            time.sleep(1)  # it is heard before this is over
+        limiter.limit()
+        time.sleep(1)  # it is heard before this is over
+    except KeyboardInterrupt:
+        heard = True
     finally:
         logger.removeHandler(handler)
         signal.signal(signal.SIGINT, before)
