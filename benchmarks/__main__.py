@@ -23,6 +23,7 @@ QUESTIONS = {
     "decorator": "decorator",
     "denial": "denial",
     "token_bucket": "token_bucket",
+    "headers": "headers",
     "await": "async_limit",
     "async_with": "async_with",
     "wakeup": "wakeup",

@@ -16,6 +16,7 @@ PACKAGES = (
     "token-bucket",
     "aiolimiter",
     "steindamm",
+    "smartratelimit",
     "redis",
     "hiredis",
     "uvloop",

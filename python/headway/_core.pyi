@@ -1,12 +1,12 @@
 """Types of the compiled module: everything in it is re-exported by the public modules."""
 
 from asyncio import AbstractEventLoop
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
 from datetime import timedelta
 from ssl import SSLContext
 from types import CellType, CodeType, TracebackType
-from typing import Any, Final, Generic, ParamSpec, TypeVar, final
+from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, final
 from weakref import ReferenceType
 
 from typing_extensions import Self
@@ -392,3 +392,54 @@ def now_ns() -> int: ...
 def _holder_thread() -> ReferenceType[object]: ...
 def _holder_task() -> ReferenceType[object]: ...
 def _holder_lives(holder: ReferenceType[object], /) -> bool: ...
+
+class _HasItems(Protocol):
+    def items(self) -> Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]: ...
+
+class _Dimension(NamedTuple):
+    name: str
+    resource: str
+    limit: int | None
+    remaining: int | None
+    window: float | None
+    reset: float | None
+    reset_kind: Literal["after", "at"] | None
+
+@final
+class ObservedDimension(_Dimension):
+    n_fields: Final = 7
+    n_sequence_fields: Final = 7
+    n_unnamed_fields: Final = 0
+    def __new__(cls, fields: Iterable[object], /) -> Self: ...
+
+@final
+class Observation:
+    __match_args__ = ("dimensions", "date", "retry_after", "retry_for_all", "ignored")
+    def __new__(
+        cls,
+        dimensions: Iterable[ObservedDimension] = (),
+        date: float | None = None,
+        retry_after: float | None = None,
+        retry_for_all: bool = False,
+        ignored: int = 0,
+    ) -> Self: ...
+    @property
+    def dimensions(self) -> tuple[ObservedDimension, ...]: ...
+    @property
+    def date(self) -> float | None: ...
+    @property
+    def retry_after(self) -> float | None: ...
+    @property
+    def retry_for_all(self) -> bool: ...
+    @property
+    def ignored(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+def parse_headers(
+    headers: _HasItems | Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]],
+    status: int,
+    received: float | None = None,
+    headers_map: Mapping[str, str] | None = None,
+) -> Observation: ...

@@ -34,7 +34,7 @@ struct observation {
     enum observed_reset retry; /* Retry-After, and what means the same elsewhere */
     int64_t retry_ns;
     bool
-        retry_is_for_all; /* the whole host is to wait, not only this resource (GitHub's secondary limit, Discord's global) */
+        retry_is_for_all; /* the whole host is to wait, not this resource alone (GitHub's secondary limit, Discord's global) */
     int ignored;          /* values that made no sense */
 };
 

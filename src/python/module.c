@@ -4,6 +4,7 @@
 #include "ledger_type.h"
 #include "link_type.h"
 #include "loop_link.h"
+#include "observation_type.h"
 #include "redis_store_type.h"
 
 #ifndef HEADWAY_VERSION
@@ -155,6 +156,8 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->loop_link, loop_link_type_make(module), false) < 0 ||
         add_type(module, &m->redis_store, redis_store_type_make(module), true) < 0 ||
         add_type(module, &m->ledger, ledger_type_make(module), true) < 0 ||
+        add_type(module, &m->observation, observation_type_make(module), true) < 0 ||
+        add_type(module, &m->observed_dimension, observed_dimension_type_make(), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
     }
@@ -164,7 +167,8 @@ static int module_exec(PyObject *module) {
     }
     PyObject_GC_Track(m->nothing);
     if (PyModule_AddFunctions(module, quota_functions) < 0 || PyModule_AddFunctions(module, step_functions) < 0 ||
-        PyModule_AddFunctions(module, own_functions) < 0 || PyModule_AddFunctions(module, holder_functions) < 0) {
+        PyModule_AddFunctions(module, observation_functions) < 0 || PyModule_AddFunctions(module, own_functions) < 0 ||
+        PyModule_AddFunctions(module, holder_functions) < 0) {
         return -1;
     }
     return add_constants(module);
@@ -187,6 +191,8 @@ static int module_exec(PyObject *module) {
     do_it(m->task_wait);                                                                                               \
     do_it(m->waker);                                                                                                   \
     do_it(m->alarm);                                                                                                   \
+    do_it(m->observation);                                                                                             \
+    do_it(m->observed_dimension);                                                                                      \
     do_it(m->pool);                                                                                                    \
     do_it(m->semaphore);                                                                                               \
     do_it(m->sync_semaphore);                                                                                          \

@@ -28,6 +28,7 @@ struct module_state {
     PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *guarded, *bucket;
     PyTypeObject *limiter, *throttled, *async_throttled, *link, *loop_link, *redis_store, *ledger;
     PyTypeObject *call, *nothing_type, *task_wait, *waker, *alarm;
+    PyTypeObject *observation, *observed_dimension;
     PyTypeObject *pool, *semaphore, *sync_semaphore, *async_semaphore, *thread_life;
     /* headway.exceptions */
     PyObject *setup_error, *data_error, *store_error, *limited_error;
