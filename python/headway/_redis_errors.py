@@ -22,7 +22,8 @@ def unavailable(server: str, fault: str, text: str, lost: bool) -> StoreUnavaila
     `fault` is the compiled client's word for it, and becomes an attribute of the error; so does
     `may_have_counted`: whether the request had been sent, so that the server may have taken it.
     """
-    sentence = f"{server} cannot answer: {text.rstrip('.')}."
+    text = text.rstrip(". ")
+    sentence = f"{server} cannot answer: {text}{'' if text.endswith(('?', '!')) else '.'}"
     if fault in _HELP:
         sentence += f" {_HELP[fault]}"
     error = StoreUnavailableError(sentence)
