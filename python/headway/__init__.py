@@ -63,12 +63,13 @@ if TYPE_CHECKING:
     )
     from headway.rate_limiter import RateLimiterRegistry
     from headway.rate_limiter.exceptions import RateLimitExceeded
-    from headway.store import RedisStore
+    from headway.store import AtomicStore, RedisStore, SQLiteStore
 
 __all__ = [
     "AsyncHook",
     "AsyncSemaphore",
     "AsyncTokenBucket",
+    "AtomicStore",
     "BaseThrottledError",
     "Choked",
     "DataError",
@@ -85,6 +86,7 @@ __all__ = [
     "RateLimiterRegistry",
     "RateLimiterType",
     "RedisStore",
+    "SQLiteStore",
     "SetUpError",
     "StoreType",
     "StoreUnavailableError",
@@ -120,6 +122,7 @@ _HOME_OF = {
     "AsyncHook": "headway.hooks",
     "AsyncSemaphore": "headway.limiters",
     "AsyncTokenBucket": "headway.limiters",
+    "AtomicStore": "headway.store",
     "BaseThrottledError": "headway.exceptions",
     "Choked": "headway.choked",
     "DataError": "headway.exceptions",
@@ -131,6 +134,7 @@ _HOME_OF = {
     "RateLimiterRegistry": "headway.rate_limiter",
     "RateLimiterType": "headway.constants",
     "RedisStore": "headway.store",
+    "SQLiteStore": "headway.store",
     "SetUpError": "headway.exceptions",
     "StoreType": "headway.constants",
     "SyncSemaphore": "headway.limiters",

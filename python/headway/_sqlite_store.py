@@ -5,6 +5,11 @@ writes them, all in one transaction that no other process can come between. Thre
 share a connection, and whoever holds it does the work of all who wait, in one transaction; so many
 threads cost hardly more than one. A process that is killed in the middle has done nothing.
 
+Limiters decide by the same operation; the rules of a quota have a row each, in one transaction.
+All processes go by one clock: the file says, for each boot of the machine, what the first of them
+took the offset of the monotonic clock to be, so a wall clock that is set between their starts
+does not make them differ.
+
 The file is in WAL mode with synchronous=NORMAL: what was written survives the process, though a
 loss of power may take the last moments with it. A connection is not taken through a fork: the child
 makes its own, and leaves the parent's alone.
@@ -12,16 +17,24 @@ makes its own, and leaves the parent's alone.
 
 import contextlib
 import os
+import random
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from weakref import WeakSet
 
-from headway._core import now_ns
+from headway._atomic_store import AtomicStore
+from headway._boot_clock import boot_name, offset_ns
+from headway._core import VirtualClock
+from headway.algorithms import expires_ns
 from headway.exceptions import SetUpError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from headway._core import Step as Decision
 
 __all__ = ["SQLiteStore", "path_of"]
 
@@ -30,16 +43,19 @@ VERSION = 1
 BATCH = 128
 """So many steps at most in one transaction, so that other processes get their turn."""
 SWEEP_NS = 60 * 10**9
-_S = 10**9
+FOREVER_NS = 1 << 62
+PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
+"""Between two attempts on a file that another process is writing: at first, and at most."""
 
 _A = TypeVar("_A")
 Step = Callable[[bytes | None], tuple[bytes | None, _A]]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS headway_states (
-    key BLOB NOT NULL PRIMARY KEY, state BLOB NOT NULL, expires INTEGER NOT NULL
-) WITHOUT ROWID
-"""
+_SCHEMA = (
+    "CREATE TABLE headway_states ("
+    " key BLOB NOT NULL PRIMARY KEY, state BLOB NOT NULL, expires INTEGER NOT NULL"
+    ") WITHOUT ROWID",
+    "CREATE TABLE headway_clock (boot TEXT NOT NULL PRIMARY KEY, offset INTEGER NOT NULL)",
+)
 _READ = "SELECT state FROM headway_states WHERE key = ? AND expires > ?"
 _WRITE = "INSERT OR REPLACE INTO headway_states (key, state, expires) VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM headway_states WHERE key = ?"
@@ -68,26 +84,40 @@ def path_of(url: str) -> str:
 class _Job(Generic[_A]):
     """One step that waits for its turn; then its answer or its error."""
 
-    __slots__ = ("answer", "done", "error", "expires", "key", "step")
+    __slots__ = ("answer", "done", "error", "expires", "keys", "step")
 
-    def __init__(self, key: bytes, step: Step[_A], expires: int) -> None:
-        self.key, self.step, self.expires = key, step, expires
+    def __init__(self, keys: tuple[bytes, ...], step: Any, expires: int | None) -> None:
+        # The step takes and makes a tuple, as long as the keys are.
+        self.keys, self.step, self.expires = keys, step, expires
         self.done = False
         self.answer: Any = None
         self.error: BaseException | None = None
 
 
-class SQLiteStore:
+class SQLiteStore(AtomicStore):
     """Keeps states in the file `path`, which is made where there is none.
 
+    Processes of one machine that name the same file share their limits, and a restart forgets
+    nothing.
+
     path: a file, a URL (`sqlite:///x.db`), or ":memory:" for one that lives with this object.
-    busy_timeout: for how many seconds other processes are waited for. Raises `SetUpError` for a
-    file that cannot be used, `StoreUnavailableError` when it fails later.
+    busy_timeout: for how many seconds other processes are waited for. clock: a VirtualClock, for
+    tests. Raises `SetUpError` for a file that cannot be used, `StoreUnavailableError` when it
+    fails later, or when others held it for longer than busy_timeout.
     """
 
-    TYPE = "sqlite"
+    TYPE: ClassVar[str] = "sqlite"
 
-    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        busy_timeout: float = 10.0,
+        clock: VirtualClock | None = None,
+    ) -> None:
+        if clock is not None and not isinstance(clock, VirtualClock):
+            raise SetUpError(f"Invalid clock: {clock!r}, must be a VirtualClock or None.")
+        self.clock = clock
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise SetUpError(f"Invalid path: {path!r}, must be a file's name or ':memory:'.")
         name = os.fspath(path)
@@ -121,7 +151,35 @@ class SQLiteStore:
         runs under a lock and must not wait; it may run again where a transaction had to be given
         up. ttl_ns: for how long the bytes are wanted; None for good.
         """
-        job = _Job(key, step, (1 << 62) if ttl_ns is None else now_ns() + ttl_ns)
+
+        def one(old: tuple[bytes | None]) -> tuple[tuple[bytes | None], _A]:
+            new, answer = step(old[0])
+            return (new,), answer
+
+        expires = FOREVER_NS if ttl_ns is None else self._now() + ttl_ns
+        return self._take(_Job((key,), one, expires))
+
+    def _update(self, step: "Decision", /) -> None:
+        self._take(_Job(step.keys, step, None))
+
+    def _try_update(self, step: "Decision", /) -> bool:
+        if self._open is None or self._jobs or not self._lock.acquire(blocking=False):
+            return False  # opening may have to wait for others, too
+        try:
+            job: _Job[None] = _Job(step.keys, step, None)
+            try:
+                self._transact([job], patient=False)
+            except (sqlite3.Error, SetUpError) as error:
+                if _is_busy(error):
+                    return False
+                raise self._unavailable(error) from error
+        finally:
+            self._lock.release()
+        if job.error is not None:
+            raise job.error
+        return True
+
+    def _take(self, job: _Job[_A]) -> _A:
         self._jobs.append(job)
         try:
             with self._lock:
@@ -137,12 +195,12 @@ class SQLiteStore:
 
     def get(self, key: bytes) -> bytes | None:
         """The bytes of `key`."""
-        rows = self._ask(_READ, key, now_ns())
+        rows = self._ask(_READ, key, self._now())
         return rows[0][0] if rows else None
 
     def keys(self) -> list[bytes]:
         """The keys there are."""
-        rows = self._ask("SELECT key FROM headway_states WHERE expires > ?", now_ns())
+        rows = self._ask("SELECT key FROM headway_states WHERE expires > ?", self._now())
         return [row[0] for row in rows]
 
     def clear(self, key: bytes | None = None) -> None:
@@ -165,11 +223,19 @@ class SQLiteStore:
         self._lock = threading.Lock()
         self._jobs: deque[_Job[Any]] = deque()
         self._open = None
-        self._swept = now_ns()
+        self._swept = self._now()
 
     def _connection(self) -> sqlite3.Connection:
         if self._open is None:
-            self._open = self._connect()
+            # Of several who make a new file at once SQLite refuses some, however patient they are.
+            until = time.monotonic() + self._busy_timeout
+            while self._open is None:
+                try:
+                    self._open = self._connect()
+                except SetUpError as error:
+                    if not _is_busy(error.__cause__) or time.monotonic() > until:
+                        raise
+                    time.sleep(LONGEST_PAUSE_S * random.random())
         return self._open
 
     def _connect(self) -> sqlite3.Connection:
@@ -189,6 +255,8 @@ class SQLiteStore:
             if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 self._make(connection)
             self._check(connection)
+            self._agree_on_time(connection)
+            connection.execute("PRAGMA busy_timeout = 0")  # from here on, waiting is ours
             return connection
         except sqlite3.Error as error:
             if connection is not None:
@@ -208,7 +276,8 @@ class SQLiteStore:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
-                connection.execute(_SCHEMA)
+                for table in _SCHEMA:
+                    connection.execute(table)
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
@@ -231,12 +300,48 @@ class SQLiteStore:
         connection.execute("UPDATE headway_states SET expires = 0 WHERE 0")
         connection.execute("ROLLBACK")
 
+    def _agree_on_time(self, connection: sqlite3.Connection) -> None:
+        """Go by the clock of the first process that used the file since the machine started."""
+        boot = boot_name()
+        if self.clock is not None or boot is None or self.path == ":memory:":
+            return
+        ours = offset_ns()
+        found = "SELECT offset FROM headway_clock WHERE boot = ?"
+        row = connection.execute(found, (boot,)).fetchone()
+        if row is None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.execute(
+                    "INSERT OR IGNORE INTO headway_clock VALUES (?, ?)", (boot, ours)
+                )
+                connection.execute("DELETE FROM headway_clock WHERE boot <> ?", (boot,))
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            row = connection.execute(found, (boot,)).fetchone()
+        self._offset_ns = row[0] - ours
+
     # ---- work, under the lock
+
+    def _patiently(
+        self, connection: sqlite3.Connection, sql: str, words: tuple[Any, ...] = ()
+    ) -> sqlite3.Cursor:
+        """Execute what may have to wait for another process: at most for busy_timeout."""
+        until, pause = time.monotonic() + self._busy_timeout, PAUSE_S
+        while True:
+            try:
+                return connection.execute(sql, words)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > until:
+                    raise
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(pause * 1.5, LONGEST_PAUSE_S)
 
     def _ask(self, sql: str, *words: Any) -> list[Any]:
         with self._lock:
             try:
-                return self._connection().execute(sql, words).fetchall()
+                return self._patiently(self._connection(), sql, words).fetchall()
             except (sqlite3.Error, SetUpError) as error:
                 raise self._unavailable(error) from error
 
@@ -250,31 +355,40 @@ class SQLiteStore:
                 for job in batch:
                     job.error = self._unavailable(error)
                     job.error.__cause__ = error
+                    job.done = True
+                return  # the others, who wait for the lock, try for themselves
             except BaseException:  # interrupted: all of it was undone, and the others wait again
                 self._jobs.extendleft(job for job in reversed(batch) if job is not mine)
                 raise
             for job in batch:
                 job.done = True
 
-    def _transact(self, batch: list[_Job[Any]]) -> None:
+    def _transact(self, batch: list[_Job[Any]], patient: bool = True) -> None:
         connection = self._connection()
-        now = now_ns()
-        connection.execute("BEGIN IMMEDIATE")
+        if patient:
+            self._patiently(connection, "BEGIN IMMEDIATE")
+        else:
+            connection.execute("BEGIN IMMEDIATE")
         try:
+            now = self._now()
             for job in batch:
-                row = connection.execute(_READ, (job.key, now)).fetchone()
-                old = None if row is None else row[0]
+                olds = []
+                for key in job.keys:
+                    row = connection.execute(_READ, (key, now)).fetchone()
+                    olds.append(None if row is None else row[0])
                 job.error = None
                 try:
-                    new, job.answer = job.step(old)
+                    news, job.answer = job.step(tuple(olds))
                 except Exception as error:
                     job.error = error
                     continue
-                if new is None:
-                    if old is not None:
-                        connection.execute(_DELETE, (job.key,))
-                elif new != old:
-                    connection.execute(_WRITE, (job.key, new, job.expires))
+                for key, old, new in zip(job.keys, olds, news, strict=True):
+                    if new is None:
+                        if old is not None:
+                            connection.execute(_DELETE, (key,))
+                    elif new != old:
+                        expires = expires_ns(new) if job.expires is None else job.expires
+                        connection.execute(_WRITE, (key, new, expires))
             if now - self._swept > SWEEP_NS:
                 connection.execute(_SWEEP, (now,))
                 self._swept = now
@@ -301,6 +415,10 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
         except sqlite3.Error:
             connection.interrupt()
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return "locked" in str(error)
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Where the states of keys live (throttled.md, "Storage Backends").
 
 `MemoryStore` keeps them in the process, bounded by `options={"MAX_SIZE": 65536}` keys;
-`RedisStore` on a server, for processes and machines that share limits.
+`RedisStore` on a server, for processes and machines that share limits; `SQLiteStore` in a file,
+for processes of one machine, and over restarts. A store of your own is made on `AtomicStore`.
 """
 
 import atexit
@@ -10,10 +11,12 @@ import threading
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
 from headway import _core
+from headway._atomic_store import AtomicStore
 from headway._core import MemoryStore
 from headway._redis_classes import CLASS_OPTIONS, client_of
 from headway._redis_client import Client, is_client
@@ -24,10 +27,15 @@ from headway._redis_url import masked as _masked
 from headway.exceptions import SetUpError
 from headway.types import AnyStore
 
+if TYPE_CHECKING:
+    from headway._sqlite_store import SQLiteStore
+
 __all__ = [
+    "AtomicStore",
     "BaseStore",
     "MemoryStore",
     "RedisStore",
+    "SQLiteStore",
     "from_any",
     "from_env",
     "from_url",
@@ -38,7 +46,7 @@ __all__ = [
 class BaseStore(ABC):
     """What every store is an instance of: `isinstance(store, BaseStore)`.
 
-    It is a name to check against and not one to build on: the stores are compiled.
+    It is a name to check against. A store of your own is built on `AtomicStore`.
     """
 
     TYPE: str
@@ -46,6 +54,16 @@ class BaseStore(ABC):
 
 BaseStore.register(MemoryStore)
 BaseStore.register(_core.RedisStore)
+BaseStore.register(AtomicStore)  # type: ignore[type-abstract]
+
+
+def __getattr__(name: str) -> object:
+    if name != "SQLiteStore":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from headway._sqlite_store import SQLiteStore  # sqlite3 takes a while to import
+
+    globals()[name] = SQLiteStore
+    return SQLiteStore
 
 
 _leasing: "WeakSet[RedisStore]" = WeakSet()
@@ -255,7 +273,7 @@ class RedisStore(_core.RedisStore):
         return f"RedisStore({self.server!r})"
 
 
-_LATER = ("shm", "sqlite")
+_LATER = ("shm",)
 
 
 _by_url: "WeakValueDictionary[str, RedisStore]" = WeakValueDictionary()
@@ -271,6 +289,23 @@ def _shared_redis(url: str) -> RedisStore:
         return store
 
 
+_by_file: "WeakValueDictionary[str, SQLiteStore]" = WeakValueDictionary()
+
+
+def _shared_sqlite(url: str) -> "SQLiteStore":
+    """Return the one store of a file, so that all who name it share its connection."""
+    from headway._sqlite_store import SQLiteStore, path_of
+
+    name = path_of(url)
+    # All who name ":memory:" by a URL mean the same one.
+    path = name if name == ":memory:" else str(Path(name).absolute())
+    with _by_url_lock:
+        store = _by_file.get(path)
+        if store is None:
+            store = _by_file[path] = SQLiteStore(path)
+        return store
+
+
 _by_client: "WeakValueDictionary[int, RedisStore]" = WeakValueDictionary()
 
 
@@ -279,14 +314,14 @@ def from_any(store: object) -> AnyStore:
 
     All who give the same client share one store. Raises `SetUpError` for anything else.
     """
-    if isinstance(store, (MemoryStore, RedisStore)):
+    if isinstance(store, (MemoryStore, RedisStore, AtomicStore)):
         return store
     if isinstance(store, str):
         return from_url(store)
     if not is_client(store):
         raise SetUpError(
-            f"Invalid store: {store!r}, must be a MemoryStore, a RedisStore, a URL such as "
-            "'redis://localhost:6379/0', or a client of redis-py."
+            f"Invalid store: {store!r}, must be a MemoryStore, a RedisStore, a SQLiteStore, a URL "
+            "such as 'redis://localhost:6379/0', or a client of redis-py."
         )
     with _by_url_lock:
         made = _by_client.get(id(store))  # the store keeps the client, so its id is nobody else's
@@ -307,10 +342,12 @@ def from_url(url: str) -> AnyStore:
     scheme = url.partition("://")[0]
     if scheme in SCHEMES and "://" in url:
         return _shared_redis(url)
+    if scheme == "sqlite" and "://" in url:
+        return _shared_sqlite(url)
     if "://" in url and scheme in _LATER:
         raise SetUpError(
             f"Invalid store: {_masked(url)!r}, {scheme}:// is not in this release of headway: "
-            "use 'memory://' or 'redis://…'."
+            "use 'memory://', 'sqlite:///…' or 'redis://…'."
         )
     raise SetUpError(
         f"Invalid store: {_masked(url)!r}, must be a store, or a URL such as 'memory://' or 'redis://localhost:6379/0'."

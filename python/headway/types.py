@@ -7,6 +7,7 @@ A key names who is limited. A quota is written as a `Quota`, as text in the quot
 from collections.abc import Sequence
 from typing import ParamSpec, TypeAlias, TypeVar
 
+from headway._atomic_store import AtomicStore
 from headway._core import MemoryStore, Quota, RedisStore
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-AnyStore: TypeAlias = MemoryStore | RedisStore
+AnyStore: TypeAlias = MemoryStore | RedisStore | AtomicStore
 Key: TypeAlias = str | bytes
 KeyT: TypeAlias = Key
 QuotaLike: TypeAlias = Quota | str | Sequence[Quota | str]

@@ -3,7 +3,7 @@
  * It decides when it is first resumed, and mostly is done by that: it answers through the send slot, and the event loop learns
  * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
  * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
-#include "call_type.h"
+#include "atomic.h"
 #include "distant.h"
 
 #define FREE_CALLS 64
@@ -154,7 +154,9 @@ static PySendResult resumed(CallObject *c, PySendResult end, PyObject **result) 
     if (c->distant != NULL) {
         return distant_resumed(c, end, result);
     }
-    if (end == PYGEN_RETURN) {
+    if (end == PYGEN_RETURN && c->wait == NULL) { /* of headway._atomic: the answer itself */
+        *result = call_conclude(c, *result);
+    } else if (end == PYGEN_RETURN) {
         Py_SETREF(*result, take(c));
     }
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
@@ -312,6 +314,9 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
 static PySendResult start(CallObject *c, PyObject **result) {
     if (c->kind == CALL_RUN || (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->redis != NULL)) {
         return distant_start(c, result);
+    }
+    if (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->atomic != NULL) {
+        return atomic_start(c, result);
     }
     switch ((enum call_kind)c->kind) {
     case CALL_LIMIT:

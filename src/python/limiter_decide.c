@@ -3,6 +3,7 @@
  *   limiter_limit -> (hooks ->) limiter_decide -> store_limit, or a wait in line without the GIL
  *
  * An allowed call without hooks makes one object, the result, and no reference is taken but its own. */
+#include "atomic.h"
 #include "leased.h"
 #include "wait.h"
 
@@ -62,8 +63,9 @@ PlanObject *limiter_plan(LimiterObject *t, PyObject *key) {
         PyErr_Clear(); /* not hashable: the next call says what is wrong with it */
         PyObject *quotas = quotas_from_object(t->module, answer);
         if (quotas != NULL) {
-            plan = t->redis != NULL ? leased_plan(t->redis, t->prefix, t->algorithm, quotas)
-                                    : plan_new(t->module, t->store, t->prefix, t->algorithm, quotas);
+            plan = t->redis != NULL    ? leased_plan(t->redis, t->prefix, t->algorithm, quotas)
+                   : t->atomic != NULL ? plan_new_atomic(t->module, t->prefix, t->algorithm, quotas)
+                                       : plan_new(t->module, t->store, t->prefix, t->algorithm, quotas);
             Py_DECREF(quotas);
         }
         if (plan != NULL) {
@@ -88,8 +90,9 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
         return -1;
     }
     int answer = 0;
-    if (t->redis != NULL) {
-        answer = redis_store_limit(t->redis, plan, &key, cost, timeout_ns, out);
+    if (t->store == NULL) {
+        answer = t->redis != NULL ? redis_store_limit(t->redis, plan, &key, cost, timeout_ns, out)
+                                  : atomic_limit(t, plan, &key, cost, timeout_ns, out);
         Py_XDECREF(owned);
         return answer;
     }
@@ -277,9 +280,10 @@ PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
     if (plan != NULL) {
         struct outcome out;
         struct decision d;
-        if (t->redis == NULL) {
+        if (t->store != NULL) {
             store_peek(&t->store->store, plan->plan, &table_key, &out);
-        } else if (redis_store_limit(t->redis, plan, &table_key, 0, -1, &out) < 0) {
+        } else if ((t->redis != NULL ? redis_store_limit(t->redis, plan, &table_key, 0, -1, &out)
+                                     : atomic_limit(t, plan, &table_key, 0, -1, &out)) < 0) {
             goto done;
         }
         plan_report(plan, &out, &d);
@@ -299,13 +303,14 @@ PyObject *limiter_reset(LimiterObject *t, PyObject *key) {
         plan = limiter_plan(t, key);
     }
     if (plan != NULL) {
-        if (t->redis == NULL) {
+        int done = 0;
+        if (t->store != NULL) {
             store_reset(&t->store->store, plan->plan, &table_key);
             wait_flush(t->module);
-            answer = Py_NewRef(Py_None);
-        } else if (redis_store_reset(t->redis, plan, &table_key) == 0) {
-            answer = Py_NewRef(Py_None);
+        } else {
+            done = t->redis != NULL ? redis_store_reset(t->redis, plan, &table_key) : atomic_reset(t, plan, &table_key);
         }
+        answer = done == 0 ? Py_NewRef(Py_None) : NULL;
     }
     Py_XDECREF(plan);
     Py_XDECREF(owned);

@@ -2,6 +2,7 @@
  *
  * `with` and `async with` take the instance's cost from its key. What a denial raises is for a subclass to say
  * (`_limited_error`). */
+#include "atomic.h"
 #include "leased.h"
 #include "wait.h"
 
@@ -55,11 +56,18 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         return NULL;
     }
     PyObject *made = PyObject_CallMethod(module, "from_any", "O", store);
-    Py_DECREF(module);
     if (made != NULL && !PyObject_TypeCheck(made, m->store) && !PyObject_TypeCheck(made, m->redis_store)) {
-        PyErr_Format(m->setup_error, "Invalid store: %R is not a store.", made);
-        Py_CLEAR(made);
+        PyObject *atomic = PyObject_GetAttrString(module, "AtomicStore");
+        int is_atomic = atomic == NULL ? -1 : PyObject_IsInstance(made, atomic);
+        Py_XDECREF(atomic);
+        if (is_atomic == 0) {
+            PyErr_Format(m->setup_error, "Invalid store: %R is not a store.", made);
+        }
+        if (is_atomic <= 0) {
+            Py_CLEAR(made);
+        }
     }
+    Py_DECREF(module);
     return made;
 }
 
@@ -158,7 +166,9 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (quotas != NULL) {
         plan = PyObject_TypeCheck(made_store, m->store)
                    ? plan_new(m, (StoreObject *)made_store, prefix, algorithm, quotas)
-                   : leased_plan((RedisStoreObject *)made_store, prefix, algorithm, quotas);
+               : PyObject_TypeCheck(made_store, m->redis_store)
+                   ? leased_plan((RedisStoreObject *)made_store, prefix, algorithm, quotas)
+                   : plan_new_atomic(m, prefix, algorithm, quotas);
         if (plan == NULL) {
             goto done;
         }
@@ -182,8 +192,10 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     self->algorithm = algorithm;
     if (PyObject_TypeCheck(made_store, m->store)) {
         self->store = (StoreObject *)made_store;
-    } else {
+    } else if (PyObject_TypeCheck(made_store, m->redis_store)) {
         self->redis = (RedisStoreObject *)made_store;
+    } else {
+        self->atomic = made_store;
     }
     self->place = Py_NewRef(made_store); /* last: this says that the rest is there */
     plan = NULL;
@@ -213,6 +225,7 @@ static int limiter_clear(LimiterObject *self) {
     Py_CLEAR(self->place);
     self->store = NULL;
     self->redis = NULL;
+    self->atomic = NULL;
     Py_CLEAR(self->key);
     Py_CLEAR(self->quota);
     Py_CLEAR(self->cost);
@@ -343,6 +356,11 @@ static PyObject *limiter_settle(PyObject *object, PyObject *args) {
     if (known && t->redis != NULL) {
         int end = redis_store_settle_from_anywhere(t->redis, t->plan, rule, &table_key, surplus);
         if (end < 0) {
+            Py_XDECREF(owned);
+            return NULL;
+        }
+    } else if (known && t->atomic != NULL) {
+        if (atomic_settle(t, t->plan, rule, &table_key, surplus) < 0) {
             Py_XDECREF(owned);
             return NULL;
         }

@@ -1,6 +1,7 @@
 /* The module headway._core: its types, functions and life. */
 #include "module.h"
 
+#include "atomic.h"
 #include "ledger_type.h"
 #include "link_type.h"
 #include "loop_link.h"
@@ -125,6 +126,10 @@ static int module_exec(PyObject *module) {
         (m->str_value = PyUnicode_InternFromString("value")) == NULL ||
         (m->str_limited_error = PyUnicode_InternFromString("_limited_error")) == NULL ||
         (m->str_thread_id = PyUnicode_InternFromString("_thread_id")) == NULL ||
+        (m->str_update = PyUnicode_InternFromString("_update")) == NULL ||
+        (m->str_try_update = PyUnicode_InternFromString("_try_update")) == NULL ||
+        (m->str_clock = PyUnicode_InternFromString("clock")) == NULL ||
+        (m->str_offset_ns = PyUnicode_InternFromString("_offset_ns")) == NULL ||
         (m->str_call_soon = PyUnicode_InternFromString("call_soon")) == NULL ||
         (m->str_thread_life = PyUnicode_InternFromString("headway.thread")) == NULL ||
         (m->context_name = Py_BuildValue("(s)", "context")) == NULL) {
@@ -158,6 +163,7 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->ledger, ledger_type_make(module), true) < 0 ||
         add_type(module, &m->observation, observation_type_make(module), true) < 0 ||
         add_type(module, &m->observed_dimension, observed_dimension_type_make(), true) < 0 ||
+        add_type(module, &m->step, step_type_make(module), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
     }
@@ -201,6 +207,10 @@ static int module_exec(PyObject *module) {
     do_it(m->str_limited_error);                                                                                       \
     do_it(m->str_thread_id);                                                                                           \
     do_it(m->str_call_soon);                                                                                           \
+    do_it(m->str_update);                                                                                              \
+    do_it(m->str_try_update);                                                                                          \
+    do_it(m->str_clock);                                                                                               \
+    do_it(m->str_offset_ns);                                                                                           \
     do_it(m->str_thread_life);                                                                                         \
     do_it(m->context_name);                                                                                            \
     do_it(m->nothing);                                                                                                 \
@@ -211,6 +221,7 @@ static int module_exec(PyObject *module) {
     do_it(m->throttled);                                                                                               \
     do_it(m->guarded);                                                                                                 \
     do_it(m->ledger);                                                                                                  \
+    do_it(m->step);                                                                                                    \
     do_it(m->bucket);                                                                                                  \
     do_it(m->setup_error);                                                                                             \
     do_it(m->data_error);                                                                                              \

@@ -26,7 +26,7 @@
 
 struct module_state {
     PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *guarded, *bucket;
-    PyTypeObject *limiter, *throttled, *async_throttled, *link, *loop_link, *redis_store, *ledger;
+    PyTypeObject *limiter, *throttled, *async_throttled, *link, *loop_link, *redis_store, *ledger, *step;
     PyTypeObject *call, *nothing_type, *task_wait, *waker, *alarm;
     PyTypeObject *observation, *observed_dimension;
     PyTypeObject *pool, *semaphore, *sync_semaphore, *async_semaphore, *thread_life;
@@ -38,7 +38,7 @@ struct module_state {
     PyObject *default_store; /* shared by all Throttled without one of their own */
     PyObject *default_prefix;
     PyObject *str_key, *str_cost, *str_timeout, *str_value, *str_limited_error, *str_thread_life, *str_call_soon,
-        *str_thread_id;
+        *str_thread_id, *str_update, *str_try_update, *str_clock, *str_offset_ns;
     PyObject *nothing; /* an awaitable of None, for those who have nothing to do */
     /* Of asyncio, imported when a loop may be running; NULL before. */
     PyObject *get_running_loop, *current_task, *cancelled_error;
@@ -104,7 +104,7 @@ typedef struct plan_object {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
-    struct redis_names *names; /* of a plan for Redis; else NULL, as the next three */
+    struct redis_names *names; /* of a plan for Redis or an AtomicStore; else NULL, as the next three */
     PyObject *prefix;
     struct plan_object *fallback; /* the same rules in the store that decides meanwhile; made when needed */
     struct lease_pool *lease;     /* where tokens are leased; then all who have this quota share the plan */
@@ -119,6 +119,7 @@ typedef struct {
     PyObject *place;                  /* the store that the user sees; NULL before __init__ */
     StoreObject *store;               /* borrowed from `place`: in memory */
     struct redis_store_object *redis; /* or this, likewise */
+    PyObject *atomic;                 /* or this: a headway.store.AtomicStore */
     PyObject *key;                    /* str, bytes, callable or None */
     PyObject *quota;                  /* Quota, tuple of Quota, or callable */
     PyObject *cost;                   /* int or callable */
@@ -223,6 +224,8 @@ int store_warn_evicted(StoreObject *s);
 /* `store` NULL: a plan for Redis. */
 PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
                      PyObject *quotas);
+/* Its keys have the names that they have on Redis; its quotas are whatever the core can keep. */
+PlanObject *plan_new_atomic(struct module_state *m, PyObject *prefix, enum algorithm_id algorithm, PyObject *quotas);
 
 /* The arguments of a decorated call, as a vector or as a tuple and a dict: for keys and costs made from them. */
 struct call {

@@ -78,8 +78,8 @@ static int name_keys(PlanObject *self, PyObject *prefix) {
     return answer;
 }
 
-PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
-                     PyObject *quotas) {
+static PlanObject *plan_make(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
+                             PyObject *quotas) {
     Py_ssize_t count = PyTuple_GET_SIZE(quotas);
     PlanObject *self = (PlanObject *)m->plan->tp_alloc(m->plan, 0);
     if (self == NULL) {
@@ -111,18 +111,28 @@ PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefi
             }
         }
     }
-    if (store == NULL) {
-        self->prefix = Py_NewRef(prefix);
-        struct quota_error error;
-        if (!scripts_can_hold(self->plan, &error)) {
-            PyErr_SetString(m->data_error, error.text);
-            goto failed;
-        }
-    }
     return self;
 failed:
     Py_DECREF(self);
     return NULL;
+}
+
+PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
+                     PyObject *quotas) {
+    PlanObject *self = plan_make(m, store, prefix, algorithm, quotas);
+    if (self != NULL && store == NULL) {
+        self->prefix = Py_NewRef(prefix);
+        struct quota_error error;
+        if (!scripts_can_hold(self->plan, &error)) {
+            PyErr_SetString(m->data_error, error.text);
+            Py_CLEAR(self);
+        }
+    }
+    return self;
+}
+
+PlanObject *plan_new_atomic(struct module_state *m, PyObject *prefix, enum algorithm_id algorithm, PyObject *quotas) {
+    return plan_make(m, NULL, prefix, algorithm, quotas);
 }
 
 static PyType_Slot plan_slots[] = {{Py_tp_dealloc, plan_dealloc}, {0, NULL}};

@@ -1,10 +1,9 @@
 /* algorithms.step: the pure step over bytes, for stores that can only compare and swap.
  *
  * The bytes of a state are, for each rule, one byte (version << 4 | algorithm) and its three words, little-endian. */
-#include "module.h"
+#include "atomic.h"
 
 #define STATE_VERSION 1
-#define STATE_BYTES 25
 
 static void word_write(char *at, int64_t word) {
     for (int i = 0; i < 8; i++) {
@@ -36,6 +35,20 @@ static bool state_is_sound(enum algorithm_id id, const struct state *s) {
     return w[1] >= 0 && w[1] < QUOTA_LIMIT_MAX && w[2] == 0;
 }
 
+void state_write(enum algorithm_id id, const struct state *s, char *at) {
+    at[0] = (char)(STATE_VERSION << 4 | (int)id);
+    for (int k = 0; k < 3; k++) {
+        word_write(at + 1 + 8 * k, s->word[k]);
+    }
+}
+
+bool state_read(enum algorithm_id id, const char *at, struct state *s) {
+    for (int k = 0; k < 3; k++) {
+        s->word[k] = word_read(at + 1 + 8 * k);
+    }
+    return at[0] == (STATE_VERSION << 4 | (int)id) && state_is_sound(id, s);
+}
+
 static int states_read(struct module_state *m, PyObject *object, enum algorithm_id id, Py_ssize_t count,
                        struct state *states) {
     memset(states, 0, (size_t)count * sizeof *states);
@@ -54,10 +67,7 @@ static int states_read(struct module_state *m, PyObject *object, enum algorithm_
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++, at += STATE_BYTES) {
-        for (int k = 0; k < 3; k++) {
-            states[i].word[k] = word_read(at + 1 + 8 * k);
-        }
-        if (at[0] != (STATE_VERSION << 4 | (int)id) || !state_is_sound(id, &states[i])) {
+        if (!state_read(id, at, &states[i])) {
             PyErr_Format(m->data_error, "Invalid state: %R is not a state of %s.", object, algorithm_names[id]);
             return -1;
         }
@@ -104,10 +114,7 @@ static PyObject *step(PyObject *module, PyObject *args, PyObject *kwargs) {
     }
     char bytes[QUOTA_RULES_MAX * STATE_BYTES];
     for (Py_ssize_t i = 0; i < count; i++) {
-        bytes[i * STATE_BYTES] = (char)(STATE_VERSION << 4 | (int)id);
-        for (int k = 0; k < 3; k++) {
-            word_write(&bytes[i * STATE_BYTES + 1 + 8 * k], states[i].word[k]);
-        }
+        state_write(id, &states[i], &bytes[i * STATE_BYTES]);
     }
     PyObject *told = state_new(m, &best);
     if (told != NULL) {

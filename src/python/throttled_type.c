@@ -175,7 +175,7 @@ static PyType_Slot throttled_slots[] = {
      "using: 'token_bucket' (default), 'leaking_bucket', 'gcra', 'fixed_window', 'sliding_window', or a RateLimiterType.\n"
      "quota: Quota, text such as '100/s burst 200; 1000/h', a list of these (all must admit), or a callable of the key;\n"
      "60 a minute by default.\n"
-     "store: a MemoryStore or a URL; by default one that the whole process shares.\n"
+     "store: a MemoryStore, RedisStore, SQLiteStore or a URL; by default one that the whole process shares.\n"
      "cost: of a decorated call or a `with` block; an int or a callable of the call's arguments.\n"
      "hooks: Hooks around every limit(), outermost first.\n"
      "key_prefix: keeps the keys of different users of one store apart, 'headway' by default.\n"

@@ -38,7 +38,9 @@ def test_an_example_of_a_page_prints_what_the_page_says(
         assert done.stdout == example.output
 
 
-@pytest.mark.parametrize("name", ["asyncio.md", "choked.md", "limiters.md", "redis.md"])
+@pytest.mark.parametrize(
+    "name", ["asyncio.md", "choked.md", "limiters.md", "redis.md", "sqlite.md"]
+)
 def test_a_page_opens_with_an_example_that_shows_its_output(name: str) -> None:
     assert examples_of(ROOT / "docs" / name)[0].output is not None
 

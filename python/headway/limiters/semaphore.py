@@ -75,12 +75,17 @@ def _checked(
         memory = store
         pool = define(store, *definition, lambda: _core.Pool(name, capacity, memory))
         return pool, max_sleep, expiry
+    if not isinstance(store, RedisStore):
+        raise SetUpError(
+            f"Invalid connection: {store!r} has limits by key and no permits: a semaphore needs a "
+            "MemoryStore or Redis, such as 'memory://' or 'redis://localhost:6379/0'."
+        )
     if getattr(store._client, "awaits", False) and issubclass(cast(type, cls), SyncSemaphore):
         raise SetUpError(
             f"Invalid connection: {store!r} is a client for asyncio, which AsyncSemaphore takes: "
             "give a client such as redis.Redis, or a URL, which serves both."
         )
-    remote = cast(RedisStore, store)
+    remote = store
     permits = define(store, *definition, lambda: Permits(remote, name, capacity))
     return Door(permits, partial(cls, name, capacity, max_sleep, expiry)), max_sleep, expiry
 

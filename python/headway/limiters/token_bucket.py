@@ -130,7 +130,7 @@ class SyncTokenBucket(_Bucket):
     second logs a warning. capacity: the most tokens it holds, and what it starts with.
     refill_frequency: seconds in which refill_amount tokens arrive, evenly. max_sleep: the longest
     wait in seconds; a longer one raises `MaxSleepExceededError` at once; 0 for no end.
-    connection: a MemoryStore or a URL; by default what REDIS_URL names, else the process.
+    connection: a store or a URL; by default what REDIS_URL names, else the process.
     tokens_to_consume: what entering takes. initial_tokens: what the bucket starts with. expiry is
     accepted and has no effect: a state is kept as long as it matters. Raises ValueError naming a
     value that is not usable.

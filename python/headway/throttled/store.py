@@ -1,8 +1,11 @@
 """`headway.store` under the name that throttled.md gives it: the same module object."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import headway.store
-from headway.store import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from headway.store import *  # noqa: F403
 
 sys.modules[__name__] = headway.store
