@@ -24,6 +24,7 @@ QUESTIONS = {
     "denial": "denial",
     "token_bucket": "token_bucket",
     "headers": "headers",
+    "smartratelimit": "smartratelimit",
     "await": "async_limit",
     "async_with": "async_with",
     "wakeup": "wakeup",

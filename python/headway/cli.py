@@ -1,4 +1,4 @@
-"""The command line: `headway replay` and `headway demo`.
+"""The command line: `headway replay`, `headway demo` and `headway limits`.
 
 Each subcommand lives in its own room and is imported only when it is called, so that `--help` needs
 nothing but the standard library. Exit codes are the subcommand's own; 2 is a wrong argument, 130
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from headway.demo import main as demo
 
             return demo(arguments[1:])
+        if arguments[:1] == ["limits"]:
+            return _limits(arguments[1:])
         args = _parser().parse_args(arguments)
         from headway.replay.command import run
 
@@ -63,7 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_replay(replay)
     commands.add_parser("demo", help="a real server under real load, and a picture", add_help=False)
+    commands.add_parser("limits", help="what is known of the limits of APIs", add_help=False)
     return parser
+
+
+def _limits(arguments: list[str]) -> int:
+    from headway.smartratelimit import cli
+
+    parser = argparse.ArgumentParser(
+        prog="headway limits", description="What is known of the limits of APIs."
+    )
+    cli.add_arguments(parser)
+    return cli.run(parser.parse_args(arguments))
 
 
 class _Version(argparse.Action):

@@ -145,6 +145,8 @@ def _with_submodules(name: str, module: ModuleType) -> Iterator[tuple[str, Modul
 
     yield name, module
     for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        if found.name == "__main__":  # a program: `-m NAME` runs it, nobody imports it
+            continue
         if found.name.startswith("_"):  # no document names it, and it may need what is not there
             continue
         child = import_module(f"{module.__name__}.{found.name}")

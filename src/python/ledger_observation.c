@@ -1,10 +1,11 @@
-/* What a response said, as a Python object, for the ledger: None, or plain tuples.
+/* What a response said, as a Python object, for the ledger: an Observation (parse_headers), None, or plain tuples.
  *
  *   (dimensions, date_ns, retry, retry_ns, retry_is_for_all)
  *   dimension: (name, resource, limit, remaining, window_ns, reset, reset_ns)
  *
  * Numbers are int, or None where unsaid; reset and retry are None, "after" or "at". */
 #include "ledger_type.h"
+#include "observation_type.h"
 
 static int said(PyObject *object, const char *what, int64_t *value) {
     if (object == Py_None) {
@@ -67,8 +68,13 @@ static int dimension_of(PyObject *object, struct observed_dimension *d) {
                : 0;
 }
 
-int observation_from_object(PyObject *object, struct observation *scratch, const struct observation **out) {
+int observation_from_object(const struct module_state *m, PyObject *object, struct observation *scratch,
+                            const struct observation **out) {
     *out = NULL;
+    if (Py_TYPE(object) == m->observation) {
+        *out = observation_of(object);
+        return 0;
+    }
     if (object == Py_None) {
         return 0;
     }

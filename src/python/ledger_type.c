@@ -141,12 +141,13 @@ static PyObject *ledger_reserve_method(PyObject *object, PyObject *const *args, 
 
 static PyObject *ledger_observe_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     LedgerObject *self = (LedgerObject *)object;
+    const struct module_state *m = state_of_type(Py_TYPE(object));
     struct ledger_ticket ticket;
     struct observation scratch;
     const struct observation *observation;
     int64_t sent, received;
     if (arguments_are(nargs, 4, 4, "observe(ticket, observation, sent_ns, received_ns)") < 0 ||
-        ticket_argument(args[0], &ticket) < 0 || observation_from_object(args[1], &scratch, &observation) < 0 ||
+        ticket_argument(args[0], &ticket) < 0 || observation_from_object(m, args[1], &scratch, &observation) < 0 ||
         ns_argument(args[2], "sent_ns", &sent) < 0 || ns_argument(args[3], "received_ns", &received) < 0) {
         return NULL;
     }

@@ -8,6 +8,7 @@
 PyTypeObject *ledger_type_make(PyObject *module);
 
 /* `*out` is NULL where nothing was said, else the object's own or `scratch`. -1 with an exception. */
-int observation_from_object(PyObject *object, struct observation *scratch, const struct observation **out);
+int observation_from_object(const struct module_state *m, PyObject *object, struct observation *scratch,
+                            const struct observation **out);
 
 #endif

@@ -91,6 +91,8 @@ class EnforcingServer:
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
+            if self._certificates:  # asyncio waits 30 s for clients that hang up without a word
+                self._process.kill()
             self._process.terminate()
             try:
                 self._process.wait(DEADLINE_S)

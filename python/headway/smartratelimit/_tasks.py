@@ -1,0 +1,110 @@
+"""Asking a ledger as a task does, in asyncio or in trio: see `_sync`, which it mirrors."""
+
+from typing import Any
+
+from headway.smartratelimit._base import Entry, LimiterBase
+from headway.smartratelimit._scopes import Scope
+from headway.smartratelimit._waiting import Line, pause, shielded, steps, task_waiter
+
+__all__ = ["TaskLimiter"]
+
+
+class TaskLimiter(LimiterBase):
+    """What transports and middlewares for event loops call."""
+
+    async def _enter(
+        self, method: str, url: str, headers: Any, costs: "dict[str, int] | None"
+    ) -> Entry:
+        """Return when the request may go."""
+        scope, resource = self._find(method, url, headers)
+        if not scope.prepared:
+            await self._prepare_async(scope)
+        line = scope.lines.get(resource)
+        if line is None or not line.waiters:
+            now = self._clock()
+            if self._memory is not None:
+                ledger = self._memory.ledger(scope.key)
+                answer: Any = ledger.reserve(costs, now, self._max_wait_ns, resource)
+            else:
+                answer = await self._change_async(
+                    scope.key, "reserve", costs, now, self._max_wait_ns, resource
+                )
+            if type(answer) is bytes or answer is None:
+                if self._metrics is not None:
+                    self._metrics.record_wait(scope.endpoint, 0.0)
+                return scope, resource, answer, now
+            if answer[0] != "wait":
+                self._refuse(scope, answer)
+            line = scope.line(resource)
+        return await self._queue(scope, resource, line, costs)
+
+    async def _queue(
+        self, scope: Scope, resource: str, line: Line, costs: "dict[str, int] | None"
+    ) -> Entry:
+        waiter = task_waiter()
+        began = now = self._clock()
+        doing = steps(line, waiter, self._clock, self._max_wait_ns, self._polls)
+        answer: Any = None
+        line.join(waiter)
+        try:
+            while True:
+                try:
+                    seconds = doing.send(answer)
+                except StopIteration as done:
+                    answer = done.value
+                    break
+                answer = None
+                if seconds is not None:
+                    await waiter.sleep(seconds)
+                    continue
+                now = self._clock()
+                most = max(0, began + self._max_wait_ns - now)
+                arguments = (costs, now, most, resource)
+                answer = await self._change_async(scope.key, "reserve", *arguments)
+                if answer is None:  # the storage fails, and that is passed over
+                    break
+        finally:
+            line.leave(waiter)
+        if type(answer) is tuple:
+            self._refuse(scope, answer)
+        if self._metrics is not None:
+            self._metrics.record_wait(scope.endpoint, max(0, now - began) / 1e9)
+        return scope, resource, answer, now
+
+    async def _learn_async(
+        self,
+        entry: Entry,
+        costs: "dict[str, int] | None",
+        headers: Any,
+        status: int,
+        method: str,
+        url: str,
+    ) -> None:
+        """A response has come."""
+        if self._memory is not None:
+            self._learn(entry, costs, headers, status, method, url)
+            return
+        scope, _, ticket, sent = entry
+        if ticket is None:
+            return
+        told = self._learned(entry, headers, status, method, url)
+        arguments = (ticket, told, sent, self._clock())
+        await shielded(self._tell_async(scope.key, "observe", *arguments))
+        if scope.lines:
+            scope.stir()
+        if costs is not None or self._metrics is not None:
+            self._follow(scope, costs, status)
+
+    async def _lose_async(self, entry: Entry, was_sent: bool) -> None:
+        """No response has come."""
+        if self._memory is not None:
+            self._lose(entry, was_sent)
+            return
+        scope, _, ticket, _ = entry
+        if ticket is not None:
+            await shielded(self._tell_async(scope.key, "fail", ticket, was_sent, self._clock()))
+            if scope.lines:
+                scope.stir()
+
+    async def _pause(self, seconds: float) -> None:
+        await pause(seconds)
