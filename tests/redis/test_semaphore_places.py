@@ -183,7 +183,10 @@ def test_a_client_for_asyncio_will_do_for_its_tasks(server: RedisServer) -> None
         async with semaphore:  # renewed for longer than it would last by itself
             await asyncio.sleep(1.0)
             assert held(server) == 1
-        assert held(server) == 0
+        deadline = time.monotonic() + 10
+        while held(server):  # a renewal may come in between: then it is given back once more
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
         with pytest.raises(SetUpError, match="without await"):
             _ = semaphore._pool.held
         await client.aclose()
