@@ -22,13 +22,23 @@ int import_once(PyObject **slot, const char *module, const char *name) {
     return 0;
 }
 
-void forgive_logging(void) {
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+void log_message(const char *logger, const char *level, PyObject *arguments) {
+    PyObject *logging = arguments == NULL ? NULL : PyImport_ImportModule("logging");
+    PyObject *target = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", logger);
+    PyObject *method = target == NULL ? NULL : PyObject_GetAttrString(target, level);
+    PyObject *done = method == NULL ? NULL : PyObject_CallObject(method, arguments);
+    if (done == NULL) {
+        bool interrupted = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
         PyErr_Clear();
-        PyErr_SetInterrupt();
-        return;
+        if (interrupted) {
+            PyErr_SetInterrupt();
+        }
     }
-    PyErr_Clear();
+    Py_XDECREF(done);
+    Py_XDECREF(method);
+    Py_XDECREF(target);
+    Py_XDECREF(logging);
+    Py_XDECREF(arguments);
 }
 
 int weak_dict_once(PyObject **slot) {

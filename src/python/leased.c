@@ -52,15 +52,12 @@ PlanObject *leased_plan(RedisStoreObject *s, PyObject *prefix, enum algorithm_id
  * signal's handler for one. */
 static int give_apart(RedisStoreObject *s, PlanObject *plan, const struct table_key *key,
                       const struct lease_give *give) {
-    struct remote r = {.kind = REMOTE_GIVE, .plan = plan, .key = *key, .give = give, .whole = true};
-    PyObject *loop = running_loop(s->module);
-    int answer = loop != NULL ? remote_tell(s, &r, loop) : PyErr_Occurred() ? -1 : remote_run(s, &r);
+    struct remote r = {.kind = REMOTE_GIVE, .plan = plan, .key = *key, .give = give};
+    int answer = remote_from_anywhere(s, &r);
     if (answer < 0 && PyErr_ExceptionMatches(s->module->store_error)) {
         PyErr_Clear();
         answer = 0;
     }
-    remote_clear(&r);
-    Py_XDECREF(loop);
     return answer;
 }
 

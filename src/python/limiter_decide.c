@@ -107,8 +107,8 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
     }
     wait_flush(t->module);
     if (answer == 0 && atomic_load_explicit(&t->store->store.table.evictions, memory_order_relaxed) > 0 &&
-        !t->store->warned && store_warn_evicted(t->store) < 0) {
-        forgive_logging(); /* the decision stands, whatever the user's log handlers did */
+        !t->store->warned) {
+        store_warn_evicted(t->store);
     }
     return answer;
 }

@@ -199,19 +199,9 @@ void link_log_refusal(struct link *l) {
     }
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
-    PyObject *logging = PyImport_ImportModule("logging");
-    PyObject *logger =
-        logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store.greeting");
     PyObject *words = PyUnicode_DecodeUTF8(l->connection.refused, (Py_ssize_t)strlen(l->connection.refused), "replace");
-    PyObject *done = logger == NULL || words == NULL
-                         ? NULL
-                         : PyObject_CallMethod(logger, refusal == 1 ? "debug" : "warning", "sO",
-                                               "The server serves without what it refused: %s", words);
-    forgive_logging(); /* whatever the user's log handlers did */
-    Py_XDECREF(done);
-    Py_XDECREF(words);
-    Py_XDECREF(logger);
-    Py_XDECREF(logging);
+    log_message("headway.store.greeting", refusal == 1 ? "debug" : "warning",
+                words == NULL ? NULL : Py_BuildValue("(sN)", "The server serves without what it refused: %s", words));
     PyErr_Restore(type, error, traceback);
 }
 

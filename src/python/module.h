@@ -199,8 +199,9 @@ int algorithm_from_object(struct module_state *m, PyObject *object, enum algorit
 PyObject *quotas_from_object(struct module_state *m, PyObject *object);
 PyObject *seconds_object(int64_t ns);
 int import_once(PyObject **slot, const char *module, const char *name);
-/* Clears what a user's log handlers raised. An interrupt that came meanwhile is not theirs: it is raised again, later. */
-void forgive_logging(void);
+/* `arguments` (a tuple, taken over; NULL: an exception is set) to a method of that logger. What a user's log handlers raise is
+ * cleared; an interrupt that comes meanwhile is not theirs, and is raised again later. */
+void log_message(const char *logger, const char *level, PyObject *arguments);
 /* A WeakKeyDictionary, made when first asked for. */
 int weak_dict_once(PyObject **slot);
 /* 0 and *ns within the clock's bounds. */
@@ -219,7 +220,7 @@ void result_free_list_clear(struct module_state *m);
 int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *tag, uint32_t *space);
 PyObject *default_store(struct module_state *m);
 /* After a decision: the first eviction of a live key is logged. */
-int store_warn_evicted(StoreObject *s);
+void store_warn_evicted(StoreObject *s);
 
 /* `store` NULL: a plan for Redis. */
 PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,

@@ -13,19 +13,8 @@
 /* ---- failing and recovering ---- */
 
 /* A warning, but where on_error raises: there the exception warns, and Python would print both. */
-static void log_switch(RedisStoreObject *s, const char *format, PyObject *server, PyObject *what) {
-    const char *level = s->on_error == ON_ERROR_RAISE ? "info" : "warning";
-    PyObject *logging = PyImport_ImportModule("logging");
-    PyObject *logger = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
-    PyObject *done = logger == NULL ? NULL
-                     : what == NULL ? PyObject_CallMethod(logger, level, "sO", format, server)
-                                    : PyObject_CallMethod(logger, level, "sOO", format, server, what);
-    if (done == NULL) {
-        forgive_logging(); /* the decision stands, whatever the user's log handlers did */
-    }
-    Py_XDECREF(done);
-    Py_XDECREF(logger);
-    Py_XDECREF(logging);
+static void log_switch(RedisStoreObject *s, PyObject *arguments) {
+    log_message("headway.store", s->on_error == ON_ERROR_RAISE ? "info" : "warning", arguments);
 }
 
 /* The same rules, and what they take of a call, in the store that decides meanwhile. */
@@ -57,12 +46,8 @@ static int take_over(RedisStoreObject *s) {
     s->failures++;
     if (!s->failing) {
         s->failing = true;
-        PyObject *words = error == NULL ? NULL : PyObject_Str(error); /* a record that is kept keeps no traceback */
-        if (words == NULL) {
-            PyErr_Clear();
-        }
-        log_switch(s, said[s->on_error], words != NULL ? words : Py_None, NULL);
-        Py_XDECREF(words);
+        /* as text: a record that is kept keeps no traceback */
+        log_switch(s, Py_BuildValue("(sN)", said[s->on_error], PyObject_Str(error != NULL ? error : Py_None)));
     }
     if (s->on_error == ON_ERROR_RAISE) {
         PyErr_Restore(type, error, traceback);
@@ -119,11 +104,8 @@ static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
 void redis_store_recovered(RedisStoreObject *s) {
     if (s->failing) {
         s->failing = false;
-        PyObject *count = PyLong_FromLongLong(s->failures);
-        if (count != NULL) {
-            log_switch(s, "%s answers again; %s decisions so far were taken without it.", s->server, count);
-            Py_DECREF(count);
-        }
+        log_switch(s, Py_BuildValue("(sOL)", "%s answers again; %s decisions so far were taken without it.", s->server,
+                                    (long long)s->failures));
     }
 }
 
@@ -141,31 +123,15 @@ int sleep_for(int64_t ns) {
     return answer;
 }
 
-int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
-    struct remote r = {.kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus};
-    return remote_run(s, &r);
-}
-
 int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
                                      int64_t surplus) {
-    PyObject *loop = running_loop(s->module);
-    if (loop == NULL) {
-        return PyErr_Occurred() ? -1 : redis_store_settle(s, plan, rule, key, surplus);
-    }
-    struct remote r = {
-        .kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus, .whole = true};
-    int answer = remote_tell(s, &r, loop);
-    remote_clear(&r);
-    Py_DECREF(loop);
-    return answer;
+    struct remote r = {.kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus};
+    return remote_from_anywhere(s, &r);
 }
 
 int redis_store_undo_from_anywhere(RedisStoreObject *s, struct remote *r) {
-    PyObject *loop = running_loop(s->module);
     remote_renew(r, REMOTE_UNDO);
-    int answer = loop != NULL ? remote_tell(s, r, loop) : PyErr_Occurred() ? -1 : remote_run(s, r);
-    Py_XDECREF(loop);
-    return answer;
+    return remote_from_anywhere(s, r);
 }
 
 /* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. */

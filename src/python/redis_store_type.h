@@ -31,7 +31,6 @@ typedef struct redis_store_object {
 /* Decides; with a timeout that is not negative, waits. 0 with *out, -1 with an exception. */
 int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                       int64_t timeout_ns, struct outcome *out);
-int redis_store_settle(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus);
 /* The same, but in an event loop it is sent and not waited for. */
 int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
                                      int64_t surplus);

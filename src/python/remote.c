@@ -273,7 +273,7 @@ int remote_run(RedisStoreObject *s, struct remote *r) {
     return -1;
 }
 
-int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop) {
+static int tell(RedisStoreObject *s, struct remote *r, PyObject *loop) {
     struct redis_request *request = remote_request(s, r);
     if (request == NULL) {
         return -1;
@@ -291,4 +291,16 @@ int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop) {
     loop_link_tell(link, request);
     Py_DECREF(link);
     return 0;
+}
+
+int remote_from_anywhere(RedisStoreObject *s, struct remote *r) {
+    PyObject *loop = running_loop(s->module);
+    if (loop == NULL) {
+        return PyErr_Occurred() ? -1 : remote_run(s, r);
+    }
+    r->whole = true; /* nobody would send it again by the whole script */
+    int answer = tell(s, r, loop);
+    remote_clear(r);
+    Py_DECREF(loop);
+    return answer;
 }

@@ -63,8 +63,8 @@ void remote_renew(struct remote *r, enum remote_kind kind);
 /* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, *r->take or r->answer. */
 int remote_run(RedisStoreObject *s, struct remote *r);
 
-/* Sends the first request in an event loop, and does not wait for the answer. */
-int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop);
+/* Where an event loop runs, the request is sent and its answer not waited for; else it is remote_run. 0, or -1 with an exception. */
+int remote_from_anywhere(RedisStoreObject *s, struct remote *r);
 
 /* ---- foreign.c: through a client of the user's own, which takes words and gives the reply in the protocol's form ---- */
 

@@ -156,28 +156,15 @@ PyObject *default_store(struct module_state *m) {
     return Py_XNewRef(m->default_store);
 }
 
-int store_warn_evicted(StoreObject *s) {
+void store_warn_evicted(StoreObject *s) {
     s->warned = true;
-    PyObject *logging = PyImport_ImportModule("logging");
-    if (logging == NULL) {
-        return -1;
-    }
-    PyObject *logger = PyObject_CallMethod(logging, "getLogger", "s", "headway.store");
-    Py_DECREF(logging);
-    if (logger == NULL) {
-        return -1;
-    }
-    PyObject *done = PyObject_CallMethod(
-        logger, "warning", "sL",
-        "MemoryStore is full (MAX_SIZE=%d): live keys now make room for new ones, those that used the least of their "
-        "quota first. Give a larger MAX_SIZE. Said once; see evictions for the count.",
-        (long long)s->store.table.max_keys);
-    Py_DECREF(logger);
-    if (done == NULL) {
-        return -1;
-    }
-    Py_DECREF(done);
-    return 0;
+    log_message(
+        "headway.store", "warning",
+        Py_BuildValue("(sL)",
+                      "MemoryStore is full (MAX_SIZE=%d): live keys now make room for new ones, those that used "
+                      "the least of their quota first. Give a larger MAX_SIZE. Said once; see evictions for the "
+                      "count.",
+                      (long long)s->store.table.max_keys));
 }
 
 static PyObject *store_stats(PyObject *object, PyObject *unused) {
