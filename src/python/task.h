@@ -52,7 +52,7 @@ typedef struct waker_object {
     PyObject *alarm;       /* borrowed: what the loop calls; it goes when the loop drops it */
     unsigned long thread;  /* where the loop was last seen running */
     struct lock lock;      /* guards what follows; no Python under it */
-    TaskWaitObject **heap; /* all that wait, the earliest first; borrowed */
+    TaskWaitObject **heap; /* all that wait, the earliest first; owned */
     Py_ssize_t count, room;
     TaskWaitObject *ready, **ready_end; /* woken, in order; owned */
     int64_t armed;                      /* when the timer goes off; INT64_MAX: there is none */

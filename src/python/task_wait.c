@@ -88,6 +88,7 @@ int task_wait_sleep(TaskWaitObject *t, int64_t until) {
 }
 
 void task_wait_give_up(TaskWaitObject *t) {
+    Py_INCREF(t); /* the waker's may be the last reference */
     if (t->waker != NULL) {
         waker_forget(t->waker, t);
     }
@@ -96,6 +97,7 @@ void task_wait_give_up(TaskWaitObject *t) {
         wait_cancel(&t->wait);
         wait_flush(t->module);
     }
+    Py_DECREF(t);
 }
 
 /* Hands the callback to the loop. -1: the loop takes no more. */

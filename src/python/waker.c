@@ -2,7 +2,10 @@
  *
  * The loop knows the waker as one callable, the alarm, and calls it when the earliest waiter is due or when somebody was woken.
  * While anybody waits the loop always holds the alarm, in a timer or by a descriptor that it watches, and nobody else does: so the alarm
- * dies when the loop is closed, and those who waited leave their lines then and there. */
+ * dies when the loop is closed, and those who waited leave their lines then and there.
+ *
+ * The heap owns those who wait, as a loop's timers own who sleeps: a task that nobody else remembers must not be collected in the midst of
+ * its wait. To the collector these references are the alarm's, so that a loop that is dropped unclosed takes its waiters along. */
 #include "clock.h"
 #include "task.h"
 
@@ -71,9 +74,10 @@ static PyObject *alarm_of(WakerObject *w) {
     if (w->alarm != NULL) {
         return Py_NewRef(w->alarm);
     }
-    AlarmObject *alarm = PyObject_New(AlarmObject, w->module->alarm);
+    AlarmObject *alarm = PyObject_GC_New(AlarmObject, w->module->alarm);
     if (alarm != NULL) {
         alarm->waker = (WakerObject *)Py_NewRef(w);
+        PyObject_GC_Track(alarm);
         w->alarm = (PyObject *)alarm;
     }
     return (PyObject *)alarm;
@@ -241,12 +245,22 @@ static PyObject *alarm_call(PyObject *object, PyObject *args, PyObject *kwargs) 
     Py_RETURN_NONE;
 }
 
+static int alarm_traverse(PyObject *object, visitproc visit, void *arg) {
+    const WakerObject *w = ((AlarmObject *)object)->waker;
+    Py_VISIT(Py_TYPE(object));
+    for (Py_ssize_t i = 0; i < w->count; i++) {
+        Py_VISIT(w->heap[i]);
+    }
+    return 0;
+}
+
 static void alarm_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     WakerObject *w = ((AlarmObject *)object)->waker;
+    PyObject_GC_UnTrack(object);
     w->alarm = NULL;
     timer_close(w);
-    PyObject_Free(object);
+    PyObject_GC_Del(object);
     Py_DECREF(type);
     if (w->count > 0 || w->ready != NULL) {
         PyObject *error_type, *error, *traceback;
@@ -305,7 +319,7 @@ int waker_keep(WakerObject *w, TaskWaitObject *t, int64_t instant) {
             }
         }
         if (answer == 0) {
-            heap_up(w, w->count++, t);
+            heap_up(w, w->count++, (TaskWaitObject *)Py_NewRef(t));
         }
     }
     lock_release(&w->lock);
@@ -318,7 +332,8 @@ int waker_keep(WakerObject *w, TaskWaitObject *t, int64_t instant) {
 
 void waker_forget(WakerObject *w, TaskWaitObject *t) {
     lock_acquire(&w->lock);
-    if (t->heap_index >= 0) {
+    bool kept = t->heap_index >= 0;
+    if (kept) {
         heap_remove(w, t);
     }
     bool idle = w->count == 0 && w->ready == NULL;
@@ -328,6 +343,9 @@ void waker_forget(WakerObject *w, TaskWaitObject *t) {
         PyErr_Fetch(&error_type, &error, &traceback);
         disarm(w);
         PyErr_Restore(error_type, error, traceback);
+    }
+    if (kept) {
+        Py_DECREF(t);
     }
 }
 
@@ -372,9 +390,11 @@ PyTypeObject *waker_type_make(PyObject *module) {
     return type_make(module, &waker_spec, NULL, NULL);
 }
 
-static PyType_Slot alarm_slots[] = {{Py_tp_dealloc, alarm_dealloc}, {Py_tp_call, alarm_call}, {0, NULL}};
+static PyType_Slot alarm_slots[] = {
+    {Py_tp_dealloc, alarm_dealloc}, {Py_tp_traverse, alarm_traverse}, {Py_tp_call, alarm_call}, {0, NULL}};
 static PyType_Spec alarm_spec = {"headway._core.Alarm", sizeof(AlarmObject), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, alarm_slots};
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                 alarm_slots};
 
 PyTypeObject *alarm_type_make(PyObject *module) {
     return type_make(module, &alarm_spec, NULL, NULL);

@@ -6,6 +6,7 @@ Time is virtual: a task that was not served after `line.advance()` was not due.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import sys
 
@@ -343,5 +344,20 @@ def test_in_real_time_a_wait_ends_close_to_its_instant() -> None:
             assert await throttle.limit(timeout=1)
             late.append(loop.time() - due)
         assert sorted(late)[10] < 0.005, "half of the waits were late by over 5 ms"
+
+    asyncio.run(main())
+
+
+def test_a_task_that_nobody_remembers_is_not_collected_while_it_waits() -> None:
+    """asyncio keeps tasks by weak references only; what they wait for keeps them."""
+
+    async def main() -> None:
+        line = Line()
+        await line.use_up()
+        for number in range(3):
+            await line.join(number)
+        gc.collect()
+        await line.advance(3)
+        assert line.served == [0, 1, 2]
 
     asyncio.run(main())

@@ -29,6 +29,7 @@ STEADY: Any = {"refill_frequency": 1, "refill_amount": 10**12}
 SLOW: Any = {"refill_frequency": 1, "refill_amount": 1}
 free = SyncSemaphore("free", 3, connection=store)
 free_async = AsyncSemaphore("free", 3, connection=store)
+roomy = AsyncSemaphore("roomy", 1_000_000, connection=store)
 taken = AsyncSemaphore("taken", 1, max_sleep=0, expiry=1, connection=store)
 hasty = AsyncSemaphore("hasty", 1, max_sleep=0.5, connection=store)
 hasty_threads = SyncSemaphore("shut", 1, max_sleep=1e-9, connection=MemoryStore())
@@ -116,7 +117,7 @@ async def forget_a_permit() -> None:
 
 async def destroy_a_holder() -> None:
     async def hold() -> None:
-        async with free_async:
+        async with roomy:
             await asyncio.Event().wait()
 
     task = asyncio.ensure_future(hold())
