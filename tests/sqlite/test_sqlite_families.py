@@ -17,10 +17,8 @@ from headway.choked import Choked, choked
 from headway.exceptions import SetUpError
 from headway.hooks import Hook, HookContext
 from headway.limiters import (
-    AsyncSemaphore,
     AsyncTokenBucket,
     MaxSleepExceededError,
-    SyncSemaphore,
     SyncTokenBucket,
 )
 from headway.store import AtomicStore, BaseStore, from_env, from_url
@@ -167,12 +165,6 @@ def test_a_token_bucket_starts_with_what_it_is_told(clock: VirtualClock) -> None
         pass
     with pytest.raises(MaxSleepExceededError), bucket:
         pytest.fail("the block ran")
-
-
-@pytest.mark.parametrize("kind", [SyncSemaphore, AsyncSemaphore])
-def test_a_semaphore_says_that_it_needs_memory_or_redis(kind: Any, url: str) -> None:
-    with pytest.raises(SetUpError, match="needs a MemoryStore or Redis"):
-        kind("permits", capacity=3, connection=url)
 
 
 def test_choked_waits_for_its_turn(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

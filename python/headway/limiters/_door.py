@@ -251,7 +251,7 @@ class Door:
         """What on_error has instead: the fallback's semaphore, or None to come in without a
         permit. Raises the error where it says so, MaxSleepExceededError to deny.
         """
-        policy = self.permits.store._policy(error)
+        policy = self.permits.policy(error)
         if policy == "allow":
             return None
         if isinstance(policy, str):

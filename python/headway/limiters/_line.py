@@ -12,14 +12,11 @@ import sys
 import threading
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from headway.exceptions import StoreUnavailableError
 from headway.limiters._permits import BEAT, Answer, Lease, Permits, Step, term_of
-
-if TYPE_CHECKING:
-    from headway.store import RedisStore
 
 __all__ = ["PATIENCE", "AwaitingLine", "LedLine", "Lines", "ThreadLine", "Waiter"]
 
@@ -71,7 +68,7 @@ class _Line:
         self.waiters: dict[str, Waiter] = {}
         self.newcomers: dict[str, Waiter] = {}
         """Those who are asking: news of them may be read before the reply to them is."""
-        self._blocking: RedisStore | None = None
+        self._blocking: Any = None
         self._heard = self._look_at = 0.0
         self._round = 0
         self._failing_since: float | None = None
@@ -153,9 +150,9 @@ class _Line:
     def _wake(self, waiter: Waiter) -> None:
         raise NotImplementedError
 
-    def _listening(self) -> "RedisStore":
+    def _listening(self) -> Any:
         if self._blocking is None:
-            self._blocking = self.permits.store._for_blocking(LOOK)
+            self._blocking = self.permits.ear(LOOK)
         return self._blocking
 
     def _hang_up(self) -> None:

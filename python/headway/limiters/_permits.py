@@ -19,7 +19,7 @@ from headway import _core
 from headway.exceptions import SetUpError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from headway.store import RedisStore
+    from headway.types import AnyStore
 
 __all__ = ["BEAT", "Answer", "Lease", "Permits", "Step"]
 
@@ -75,8 +75,10 @@ class Permits:
 
     params: Mapping[str, Any]
     where: str
+    store: Any
+    """A RedisStore."""
 
-    def __init__(self, store: "RedisStore", name: str, capacity: int) -> None:
+    def __init__(self, store: "AnyStore", name: str, capacity: int) -> None:
         self.store = store
         self.name = name
         self.capacity = capacity
@@ -144,6 +146,14 @@ class Permits:
             raise StoreUnavailableError(
                 f"{self.store.server} cannot answer: the event loop of its client is busy."
             ) from error
+
+    def ear(self, seconds: float) -> Any:
+        """What a listener sleeps on, for so long at most: a connection of its own."""
+        return self.store._for_blocking(seconds)
+
+    def policy(self, error: StoreUnavailableError) -> Any:
+        """What on_error says to an error: "allow", "deny", a MemoryStore; or raise it."""
+        return self.store._policy(error)
 
     @property
     def held(self) -> int:

@@ -76,10 +76,11 @@ def _checked(
         pool = define(store, *definition, lambda: _core.Pool(name, capacity, memory))
         return pool, max_sleep, expiry
     if not isinstance(store, RedisStore):
-        raise SetUpError(
-            f"Invalid connection: {store!r} has limits by key and no permits: a semaphore needs a "
-            "MemoryStore or Redis, such as 'memory://' or 'redis://localhost:6379/0'."
-        )
+        from headway.limiters._local_permits import LocalPermits
+
+        local = store
+        shared = define(store, *definition, lambda: LocalPermits(local, name, capacity))
+        return Door(shared, partial(cls, name, capacity, max_sleep, expiry)), max_sleep, expiry
     if getattr(store._client, "awaits", False) and issubclass(cast(type, cls), SyncSemaphore):
         raise SetUpError(
             f"Invalid connection: {store!r} is a client for asyncio, which AsyncSemaphore takes: "
