@@ -36,7 +36,7 @@ class LocalPermits(Permits):
     def _start_anew(self) -> None:
         super()._start_anew()
         self.key = b"limiters:v1:semaphore:" + self.name.encode("utf-8", "surrogatepass")
-        self._lives = getattr(self.store, "_lives", None)
+        self._lives = getattr(self.store, "_listener_lives", None)
         identity = getattr(self.store, "_identity", None)
         if identity is not None:  # of this process, by which others can tell whether it lives
             self.listener = f"{identity()}.{self.listener}"
