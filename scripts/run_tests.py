@@ -40,6 +40,7 @@ FAST_FOLDERS = (
     "tests/faults",
     "tests/limiters",
     "tests/properties",
+    "tests/smartratelimit",
     "tests/threads",
 )
 C_PROGRAM_SECONDS = 300

@@ -347,6 +347,19 @@ class Ledger:
     def observe(
         self, ticket: bytes, observation: Any, sent_ns: int, received_ns: int, /
     ) -> None: ...
+    def learn(
+        self,
+        ticket: bytes,
+        headers: Any,
+        status: int,
+        headers_map: Mapping[str, str] | None,
+        sent_ns: int,
+        resource: str,
+        /,
+    ) -> Observation | None: ...
+    @staticmethod
+    def is_settled(ticket: bytes, /) -> bool: ...
+    def use(self, now_ns: int, /) -> tuple[bool, bool, int]: ...
     def fail(self, ticket: bytes, was_sent: bool, now_ns: int, /) -> None: ...
     def configure(
         self,

@@ -44,8 +44,12 @@ BATCH = 128
 """So many steps at most in one transaction, so that other processes get their turn."""
 SWEEP_NS = 60 * 10**9
 FOREVER_NS = 1 << 62
+ATTEMPTS_AT_ONCE = 30
+"""So often a file that another process is writing is tried without a pause. That takes 0.1 ms, as
+the shortest pause does too; a transaction is done in 25 us. With four processes there
+are a fifth more transactions a second."""
 PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
-"""Between two attempts on a file that another process is writing: at first, and at most."""
+"""Between two attempts after that: at first, and at most."""
 
 _A = TypeVar("_A")
 Step = Callable[[bytes | None], tuple[bytes | None, _A]]
@@ -328,13 +332,17 @@ class SQLiteStore(AtomicStore):
         self, connection: sqlite3.Connection, sql: str, words: tuple[Any, ...] = ()
     ) -> sqlite3.Cursor:
         """Execute what may have to wait for another process: at most for busy_timeout."""
-        until, pause = time.monotonic() + self._busy_timeout, PAUSE_S
+        until, pause, at_once = time.monotonic() + self._busy_timeout, PAUSE_S, ATTEMPTS_AT_ONCE
         while True:
             try:
                 return connection.execute(sql, words)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() > until:
                     raise
+            if at_once > 0:
+                at_once -= 1
+                _let_others_run()
+                continue
             time.sleep(pause * (0.5 + random.random()))
             pause = min(pause * 1.5, LONGEST_PAUSE_S)
 
@@ -433,6 +441,12 @@ def _reason(error: Exception) -> str:
     if "locked" in said:
         return "another process held it for too long."
     return f"{said}."
+
+
+def _let_others_run() -> None:
+    """Whoever has the file may want this processor."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
 
 
 _stores: "WeakSet[SQLiteStore]" = WeakSet()

@@ -332,8 +332,10 @@ static void take(const struct ledger *l, struct ledger_dimension *d, int64_t amo
                 (d->word_count > 0 && ledger_dimension_granted(d) - amount < ledger_dimension_in_flight(l, d, now)))) {
         d->probe_ns = instant(now + LEDGER_PATIENCE_NS);
     }
+    bool is_set = d->bucket && d->source == LEDGER_CONFIGURED;
+    t->settled = t->settled && (is_set || amount == 0);
     int64_t *count = &d->in_flight[t->slot % LEDGER_SLOTS];
-    if (t->slot > d->slot - LEDGER_SLOTS) { /* a clock that was set back by more is not worth counting for */
+    if (!is_set && t->slot > d->slot - LEDGER_SLOTS) { /* a clock that was set back by more is not worth counting for */
         *count = *count > INT64_MAX - amount ? INT64_MAX : *count + amount;
     }
     t->taken[t->count].id = d->id;
@@ -387,6 +389,7 @@ void ledger_reserve(struct ledger *l, const struct ledger_cost *costs, int count
         return;
     }
     out->sooner = false;
+    out->ticket.settled = true;
     for (int i = 0; i < l->count; i++) {
         if (amounts[i] >= 0) {
             take(l, &l->dimensions[i], amounts[i], now, &out->ticket);
@@ -467,4 +470,25 @@ bool ledger_status(const struct ledger *l, int index, int64_t now, struct ledger
     }
     out->reset_ns = ledger_dimension_reset(l, &d);
     return d.limit != UNSAID || d.word_count > 0 || out->reset_ns != 0;
+}
+
+static bool is_exhausted(const struct ledger *l, const struct ledger_dimension *d, int64_t now) {
+    struct quota q;
+    if (d->bucket) {
+        return ledger_quota(d, &q) && algorithm_wait(GCRA, &d->state, &q, 1, now) > 0;
+    }
+    return d->word_count > 0 && ledger_dimension_granted(d) == 0 && ledger_dimension_reset(l, d) > now;
+}
+
+void ledger_use_of(const struct ledger *l, int64_t now, struct ledger_use *out) {
+    now = instant(now);
+    *out = (struct ledger_use){.is_busy = l->blocked_ns > now};
+    for (int i = 0; i < l->count; i++) {
+        const struct ledger_dimension *d = &l->dimensions[i];
+        int64_t used = d->slot * LEDGER_SLOT_NS;
+        used = used > d->seen_ns ? used : d->seen_ns;
+        out->used_ns = used > out->used_ns ? used : out->used_ns;
+        out->is_set = out->is_set || (d->bucket && d->source == LEDGER_CONFIGURED);
+        out->is_busy = out->is_busy || d->blocked_ns > now || in_flight_of(d, now) > 0 || is_exhausted(l, d, now);
+    }
 }

@@ -86,8 +86,8 @@ struct ledger_dimension {
     int64_t blocked_ns;
 
     /* What is in flight, by the instant at which it was sent, so that what a dead process has left is dropped in the end. */
-    int64_t slot; /* the newest: now / LEDGER_SLOT_NS */
-    int64_t in_flight[LEDGER_SLOTS];
+    int64_t slot;                    /* the newest: now / LEDGER_SLOT_NS */
+    int64_t in_flight[LEDGER_SLOTS]; /* not of what the user has set: its bucket has counted once and for all */
 };
 
 struct ledger {
@@ -109,6 +109,7 @@ struct ledger_cost {
 struct ledger_ticket {
     int64_t slot;
     int count;
+    int settled; /* observing a response that says nothing of limits would change nothing: it may be left out */
     char resource[LEDGER_NAME_MAX];
     struct {
         uint32_t id;
@@ -133,6 +134,12 @@ struct ledger_status {
     enum ledger_source source;
 };
 
+struct ledger_use {
+    int64_t used_ns; /* when it was last asked or told, to about LEDGER_SLOT_NS; 0: never */
+    bool is_set;     /* it has a limit that was set by hand */
+    bool is_busy;    /* somebody is under way, or would have to wait */
+};
+
 void ledger_init(struct ledger *l);
 
 /* All or nothing; the tightest dimension speaks. A dimension spends the cost of its own name; if its name is not among `costs` and it
@@ -141,7 +148,7 @@ void ledger_init(struct ledger *l);
 void ledger_reserve(struct ledger *l, const struct ledger_cost *costs, int count, int64_t now_ns, int64_t max_wait_ns,
                     struct ledger_answer *out);
 
-/* Ends the ticket. `o` NULL: the response said nothing. */
+/* Ends the ticket. `o` NULL: the response said nothing. Where it says nothing and the ticket is settled, this need not be called. */
 void ledger_observe(struct ledger *l, const struct ledger_ticket *t, const struct observation *o, int64_t sent_ns,
                     int64_t received_ns);
 
@@ -155,6 +162,9 @@ bool ledger_configure(struct ledger *l, const char *name, const char *resource, 
 
 /* Of dimension `index`; false: it has no limit to tell of. Changes nothing. */
 bool ledger_status(const struct ledger *l, int index, int64_t now_ns, struct ledger_status *out);
+
+/* For a store that has to choose what to forget. */
+void ledger_use_of(const struct ledger *l, int64_t now_ns, struct ledger_use *out);
 
 /* At most LEDGER_BYTES_MAX bytes; the number written. Unpacking takes only what packing can have written: else false. */
 size_t ledger_pack(const struct ledger *l, unsigned char *bytes);

@@ -4,7 +4,9 @@
  * GIL makes each call one step; where there is none, a lock does. */
 #include "ledger_type.h"
 
+#include "clock.h"
 #include "lock.h"
+#include "observation_type.h"
 
 #define COSTS_MAX 16
 #define TICKET_HEAD ((Py_ssize_t)offsetof(struct ledger_ticket, taken))
@@ -156,6 +158,64 @@ static PyObject *ledger_observe_method(PyObject *object, PyObject *const *args, 
     Py_RETURN_NONE;
 }
 
+/* Does the response say something that its caller should know of: what made no sense, or another resource than was expected? */
+static bool is_unusual(const struct observation *o, const char *resource) {
+    bool unusual = o->ignored > 0;
+    for (int i = 0; i < o->count && !unusual; i++) {
+        unusual = strcmp(o->dimensions[i].resource, resource) != 0;
+    }
+    return unusual;
+}
+
+/* parse_headers and observe in one: no object is made of what is said, as a rule. */
+static PyObject *ledger_learn_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    LedgerObject *self = (LedgerObject *)object;
+    struct module_state *m = state_of_type(Py_TYPE(object));
+    struct ledger_ticket ticket;
+    struct observation told, *kept;
+    int64_t sent, received;
+    const char *resource;
+    PyObject *made = NULL;
+    if (arguments_are(nargs, 6, 6, "learn(ticket, headers, status, headers_map, sent_ns, resource)") < 0 ||
+        ticket_argument(args[0], &ticket) < 0 || ns_argument(args[4], "sent_ns", &sent) < 0 ||
+        text_argument(args[5], "resource", &resource) < 0) {
+        return NULL;
+    }
+    received = clock_now();
+    if (headers_from_object(m, args[1], args[2], args[3], received, &told) < 0) {
+        return NULL;
+    }
+    if (is_unusual(&told, resource)) { /* nothing fails after the ledger was changed */
+        kept = observation_new(m, received, &made);
+        if (kept == NULL) {
+            return NULL;
+        }
+        *kept = told;
+    }
+    ledger_observe(ledger_enter(self), &ticket, &told, sent, received);
+    ledger_leave(self);
+    return made == NULL ? Py_NewRef(Py_None) : made;
+}
+
+static PyObject *ledger_is_settled_method(PyObject *unused, PyObject *object) {
+    struct ledger_ticket ticket;
+    (void)unused;
+    return ticket_argument(object, &ticket) < 0 ? NULL : PyBool_FromLong(ticket.settled);
+}
+
+static PyObject *ledger_use_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
+    LedgerObject *self = (LedgerObject *)object;
+    struct ledger_use use;
+    int64_t now;
+    if (arguments_are(nargs, 1, 1, "use(now_ns)") < 0 || ns_argument(args[0], "now_ns", &now) < 0) {
+        return NULL;
+    }
+    ledger_use_of(ledger_enter(self), now, &use);
+    ledger_leave(self);
+    return Py_BuildValue("(OOL)", use.is_set ? Py_True : Py_False, use.is_busy ? Py_True : Py_False,
+                         (long long)use.used_ns);
+}
+
 static PyObject *ledger_fail_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     LedgerObject *self = (LedgerObject *)object;
     struct ledger_ticket ticket;
@@ -294,6 +354,16 @@ static PyMethodDef ledger_methods[] = {
      "response, too."},
     {"observe", (PyCFunction)(void (*)(void))ledger_observe_method, METH_FASTCALL,
      "observe($self, ticket, observation, sent_ns, received_ns, /)\n--\n\nThe response has come, and said this."},
+    {"learn", (PyCFunction)(void (*)(void))ledger_learn_method, METH_FASTCALL,
+     "learn($self, ticket, headers, status, headers_map, sent_ns, resource, /)\n--\n\n"
+     "parse_headers and observe in one, for a response that has come now. What it said, where there is something unusual "
+     "in it: values that make no sense, or a resource that is not `resource`. Else None."},
+    {"is_settled", ledger_is_settled_method, METH_O | METH_STATIC,
+     "is_settled(ticket, /)\n--\n\n"
+     "Whether observing a response that says nothing of limits would change nothing: so it may be left out."},
+    {"use", (PyCFunction)(void (*)(void))ledger_use_method, METH_FASTCALL,
+     "use($self, now_ns, /)\n--\n\n(is_set, is_busy, used_ns): whether a limit was set by hand, whether somebody is "
+     "under way or would have to wait, and when it was last used."},
     {"fail", (PyCFunction)(void (*)(void))ledger_fail_method, METH_FASTCALL,
      "fail($self, ticket, was_sent, now_ns, /)\n--\n\nNo response came."},
     {"configure", (PyCFunction)(void (*)(void))ledger_configure_method, METH_VARARGS | METH_KEYWORDS,

@@ -277,27 +277,37 @@ static int received_from_object(struct module_state *m, PyObject *object, int64_
     return 0;
 }
 
-static PyObject *parse(struct module_state *m, PyObject *headers, PyObject *status, PyObject *received, PyObject *map) {
+int headers_from_object(struct module_state *m, PyObject *headers, PyObject *status, PyObject *map, int64_t received_ns,
+                        struct observation *out) {
     struct own_names names;
-    struct request q = {NULL, 0, 0, NULL};
-    PyObject *self = NULL;
+    struct request q = {NULL, 0, received_ns, out};
     names.count = 0;
-    if (status_from_object(m, status, &q.status) < 0 || received_from_object(m, received, &q.received_ns) < 0) {
-        return NULL;
+    if (status_from_object(m, status, &q.status) < 0) {
+        return -1;
     }
+    int failed = 0;
     if (map != Py_None) {
         memset(&names.map, 0, sizeof names.map);
         q.map = &names.map;
-        if (read_names(m, map, &names) < 0) {
-            goto done;
-        }
+        failed = read_names(m, map, &names);
     }
-    q.out = observation_new(m, q.received_ns, &self);
-    if (q.out != NULL && read_headers(m, &q, headers) < 0) {
+    if (failed == 0) {
+        failed = read_headers(m, &q, headers);
+    }
+    release_names(&names);
+    return failed;
+}
+
+static PyObject *parse(struct module_state *m, PyObject *headers, PyObject *status, PyObject *received, PyObject *map) {
+    int64_t received_ns;
+    PyObject *self = NULL;
+    if (received_from_object(m, received, &received_ns) < 0) {
+        return NULL;
+    }
+    struct observation *out = observation_new(m, received_ns, &self);
+    if (out != NULL && headers_from_object(m, headers, status, map, received_ns, out) < 0) {
         Py_CLEAR(self);
     }
-done:
-    release_names(&names);
     return self;
 }
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
 DEADLINE_S = 30.0
 
@@ -47,6 +49,7 @@ class EnforcingServer:
         return f"localhost:{self.port}"
 
     def __enter__(self) -> EnforcingServer:
+        pytest.importorskip("uvicorn")
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)

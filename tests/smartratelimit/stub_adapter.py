@@ -1,13 +1,15 @@
-"""An adapter for sessions of requests that answers by itself."""
+"""An adapter for sessions of requests that answers by itself. Whoever imports it needs requests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import requests
+import pytest
 
-Answer = Callable[[requests.PreparedRequest], "tuple[int, Mapping[str, str]]"]
+requests = pytest.importorskip("requests")
+
+Answer = Callable[[Any], "tuple[int, Mapping[str, str]]"]
 
 
 class StubAdapter(requests.adapters.BaseAdapter):
@@ -16,10 +18,10 @@ class StubAdapter(requests.adapters.BaseAdapter):
     def __init__(self, answer: Answer = lambda request: (200, {})) -> None:
         super().__init__()
         self.answer = answer
-        self.sent: list[requests.PreparedRequest] = []
-        self.responses: list[requests.Response] = []
+        self.sent: list[Any] = []
+        self.responses: list[Any] = []
 
-    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+    def send(self, request: Any, *_: Any, **__: Any) -> Any:
         self.sent.append(request)
         response = requests.Response()
         response.status_code, headers = self.answer(request)
@@ -33,7 +35,7 @@ class StubAdapter(requests.adapters.BaseAdapter):
         pass
 
 
-def session_of(limiter: Any, adapter: StubAdapter) -> requests.Session:
+def session_of(limiter: Any, adapter: StubAdapter) -> Any:
     """A session that the limiter has wrapped, for http and https."""
     session = requests.Session()
     session.mount("https://", adapter)

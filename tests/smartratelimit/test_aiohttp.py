@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import aiohttp
 import pytest
 from http_servers import EnforcingServer
 
 from headway.smartratelimit import AsyncRateLimiter, RateLimitExceeded, RetryConfig
+
+aiohttp = pytest.importorskip("aiohttp")
 
 Use = Callable[[AsyncRateLimiter, aiohttp.ClientSession], Awaitable[None]]
 

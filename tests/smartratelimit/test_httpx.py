@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
-import trio
 from dialects import DIALECTS
 from http_servers import EnforcingServer
 
 from headway.smartratelimit import AsyncRateLimiter, RateLimiter, RateLimitExceeded, RetryConfig
 from headway.smartratelimit.httpx_transport import AsyncRateLimitTransport, RateLimitTransport
+
+httpx = pytest.importorskip("httpx")
+trio = pytest.importorskip("trio")
 
 URL = "https://api.example.com/data"
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from stub_adapter import StubAdapter, session_of
+from stub_adapter import StubAdapter, requests, session_of
 
 from headway.smartratelimit import (
     MetricsCollector,
@@ -117,7 +116,7 @@ def test_a_registered_profile_knows_who_is_authenticated(monkeypatch: pytest.Mon
 
 
 def test_resources_of_one_host_are_counted_apart() -> None:
-    def answer(request: requests.PreparedRequest) -> tuple[int, dict[str, str]]:
+    def answer(request: Any) -> tuple[int, dict[str, str]]:
         search = "/find" in (request.url or "")
         resource = {"X-RateLimit-Resource": "search" if search else "core"}
         return 200, {**told(10 if search else 5000, 0 if search else 4999), **resource}
@@ -271,7 +270,7 @@ def test_a_body_that_cannot_be_sent_twice_is_sent_once() -> None:
 def test_a_file_is_sent_again_from_where_it_began(tmp_path: Path) -> None:
     bodies = []
 
-    def answer(request: requests.PreparedRequest) -> tuple[int, dict[str, str]]:
+    def answer(request: Any) -> tuple[int, dict[str, str]]:
         bodies.append(request.body.read())  # type: ignore[union-attr]
         return (429 if len(bodies) == 1 else 200), {}
 
@@ -297,7 +296,7 @@ def test_a_refusal_is_raised_where_nobody_wants_to_wait() -> None:
     [(requests.ConnectTimeout("no"), 5), (requests.ReadTimeout("late"), 4), (ValueError("x"), 4)],
 )
 def test_what_was_never_sent_costs_nothing(error: Exception, remaining: int) -> None:
-    def fail(request: requests.PreparedRequest) -> tuple[int, dict[str, str]]:
+    def fail(request: Any) -> tuple[int, dict[str, str]]:
         if len(adapter.sent) == 1:
             return 200, told(6, 5)
         raise error

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import pytest
-import trio
 
 from headway.smartratelimit import AsyncRateLimiter, RateLimiter, RateLimitExceeded
 from headway.smartratelimit.storage import MemoryStorage
@@ -164,6 +163,8 @@ def test_tasks_are_served_in_order_within_a_loop() -> None:
 
 
 def test_tasks_of_trio_wait_and_are_cancelled_too() -> None:
+    trio = pytest.importorskip("trio")
+
     async def main() -> None:
         limiter = AsyncRateLimiter()
         limiter.set_limit("api.example.com", 5, "200ms")

@@ -114,6 +114,17 @@ def test_what_is_usual_is_what_is_asked_for_most() -> None:
     assert routes.resource("GET", "/never/seen") == "core"
 
 
+def test_requests_for_the_only_resource_that_is_known_count_too() -> None:
+    scopes = scopes_with()
+    scopes.learn("GET", "https://h.example/users", "core")
+    for _ in range(50):
+        assert scopes.find("GET", "https://h.example/users", {})[1] == "core"
+    for path in ("/search/a", "/search/b", "/search/c"):
+        scopes.learn("GET", "https://h.example" + path, "search")
+    assert scopes.find("GET", "https://h.example/never/seen", {})[1] == "core"
+    assert scopes.find("GET", "https://h.example/search/a", {})[1] == "search"
+
+
 def test_routes_without_end_are_bounded() -> None:
     routes = Routes()
     for number in range(2 * ROUTES_MAX):

@@ -11,14 +11,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
-import requests
 from certificates import Certificates
 from dialects import DIALECTS
 from http_servers import EnforcingServer
-from requests.auth import AuthBase, HTTPDigestAuth
 
 from headway.smartratelimit import RateLimiter, RateLimitExceeded
 from headway.smartratelimit.adapter import RateLimitAdapter
+
+requests = pytest.importorskip("requests")
 
 TELLING = sorted(DIALECTS.keys() - {"slack"})
 
@@ -125,7 +125,7 @@ def server() -> Iterator[EnforcingServer]:
         yield found
 
 
-class Marking(AuthBase):
+class Marking(requests.auth.AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["X-Auth"] = "mine"
         return request
@@ -241,7 +241,7 @@ def test_an_auth_that_sends_again_is_counted_again() -> None:
         url = f"http://127.0.0.1:{server.server_port}"
         limiter = RateLimiter()
         limiter.set_limit(url, 10, "1h")
-        auth: Any = HTTPDigestAuth("me", "secret")
+        auth: Any = requests.auth.HTTPDigestAuth("me", "secret")
         assert limiter.request("GET", url, auth=auth).status_code == 200
         status = limiter.get_status(url)
         server.shutdown()

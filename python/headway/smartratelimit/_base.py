@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from headway._core import Ledger, now_ns, parse_headers
+from headway._core import Ledger, Observation, now_ns, parse_headers
 from headway.smartratelimit._arguments import invalid, number
 from headway.smartratelimit._bodies import graphql_cost
 from headway.smartratelimit._costs import Preset, defaults, preset
@@ -104,6 +104,8 @@ class LimiterBase:
         self._partition = partition
         self._storage: Storage = open_storage(storage)
         self._memory = self._storage if type(self._storage) is MemoryStorage else None
+        self._ledger_of = None if self._memory is None else self._memory._ledgers.get
+        """In memory: the ledger of a key, where there is one."""
         self._owns_storage = self._storage is not storage
         self._polls = not self._owns_storage or self._memory is None
         # Processes agree on the wall clock; in one process a clock that nobody sets is better.
@@ -243,6 +245,12 @@ class LimiterBase:
             self._change(scope.key, "configure", *arguments)
         scope.prepared = True
 
+    def _prepared(self, scope: Scope) -> Ledger:
+        """The ledger of a scope, in memory, with what it needs to begin with."""
+        assert self._memory is not None
+        self._prepare(scope)
+        return self._memory.ledger(scope.key)
+
     async def _prepare_async(self, scope: Scope) -> None:
         for arguments in self._preparations(scope):
             await self._change_async(scope.key, "configure", *arguments)
@@ -296,23 +304,6 @@ class LimiterBase:
 
     # ---- after a response ----
 
-    def _learned(self, entry: Entry, headers: Any, status: int, method: str, url: str) -> Any:
-        """What a response says, for the ledger; routes are learned on the way."""
-        try:
-            told = parse_headers(headers, status, None, self._headers_map)
-            if told.ignored:
-                self.ignored += told.ignored
-                logger.debug("%s: %d values make no sense", entry[0].endpoint, told.ignored)
-            if told:
-                for dimension in told.dimensions:
-                    if dimension.resource != entry[1]:  # not what was expected of this route
-                        self._scopes.learn(method, url, dimension.resource)
-                        break
-        except Exception as error:  # a response is never lost over its headers
-            logger.debug("headers of %s cannot be read: %r", entry[0].endpoint, error)
-            return None
-        return told
-
     def _learn(
         self,
         entry: Entry,
@@ -323,18 +314,51 @@ class LimiterBase:
         url: str,
     ) -> None:
         """A response has come."""
-        scope, _, ticket, sent = entry
+        scope, resource, ticket, sent = entry
         if ticket is None:
             return
-        told = self._learned(entry, headers, status, method, url)
-        if self._memory is not None:
-            self._memory.ledger(scope.key).observe(ticket, told, sent, self._clock())
+        if self._ledger_of is not None:
+            ledger = self._ledger_of(scope.key) or self._prepared(scope)
+            try:
+                told = ledger.learn(ticket, headers, status, self._headers_map, sent, resource)
+            except Exception as error:  # a response is never lost over its headers
+                ledger.observe(ticket, None, sent, self._clock())
+                logger.debug("headers of %s cannot be read: %r", scope.endpoint, error)
+            else:
+                if told is not None:
+                    self._notice(entry, told, method, url)
         else:
-            self._tell(scope.key, "observe", ticket, told, sent, self._clock())
+            told = self._told(entry, headers, status, method, url)
+            if told or not Ledger.is_settled(ticket):
+                self._tell(scope.key, "observe", ticket, told, sent, self._clock())
         if scope.lines:
             scope.stir()
         if costs is not None or self._metrics is not None:
             self._follow(scope, costs, status)
+
+    def _told(self, entry: Entry, headers: Any, status: int, method: str, url: str) -> Any:
+        """What a response says, for the ledger of a storage."""
+        try:
+            told = parse_headers(headers, status, None, self._headers_map)
+        except Exception as error:  # a response is never lost over its headers
+            logger.debug("headers of %s cannot be read: %r", entry[0].endpoint, error)
+            return None
+        if told or told.ignored:
+            self._notice(entry, told, method, url)
+        return told
+
+    def _notice(self, entry: Entry, told: Observation, method: str, url: str) -> None:
+        """What is not for the ledger: values that make no sense, and which route uses what."""
+        if told.ignored:
+            self.ignored += told.ignored
+            logger.debug("%s: %d values make no sense", entry[0].endpoint, told.ignored)
+        for dimension in told.dimensions:
+            if dimension.resource != entry[1]:  # not what was expected of this route
+                try:
+                    self._scopes.learn(method, url, dimension.resource)
+                except ValueError as error:  # a URL that only its library can read
+                    logger.debug("the route of %r cannot be learned: %s", url, error)
+                break
 
     def learn_from_body(self, url: str, body: "bytes | str | Mapping[str, Any]") -> bool:
         """Learn what a GraphQL response says of its cost (Shopify's `throttleStatus`).
@@ -400,31 +424,6 @@ class LimiterBase:
                     name,
                 )
         scope.warned.update(costs)
-
-    # ---- trying again ----
-
-    def _delay(
-        self, scope: Scope, response: Any, attempt: int, started: float, again: bool
-    ) -> float | None:
-        """Seconds until the request is sent again; None: this response is the caller's."""
-        if not again:
-            return None
-        elapsed = time.monotonic() - started
-        delay = self._retry.delay_after_response(response, attempt, elapsed)
-        if delay is None:
-            return None
-        if self._raise_on_limit:
-            raise RateLimitExceeded(endpoint=scope.key.partition("/#")[0], retry_after=delay)
-        logger.info("%s: sent again in %.2f s", scope.endpoint, delay)
-        return delay
-
-    def _delay_lost(
-        self, error: BaseException, attempt: int, started: float, method: str
-    ) -> float | None:
-        if not self._retries_lost or self._raise_on_limit:
-            return None
-        elapsed = time.monotonic() - started
-        return self._retry.delay_after_error(error, attempt, elapsed, method)
 
 
 def _arguments(wanted: Preset) -> tuple[str, int, int, str]:

@@ -8,13 +8,12 @@ import asyncio
 import http.client
 import inspect
 import logging
-import re
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
+
+from headway._core import parse_headers
 
 __all__ = [
     "HTTP_METHODS",
@@ -45,7 +44,8 @@ _LOST_IN = {
     "httpx": ("TimeoutException", "NetworkError", "RemoteProtocolError", "ProxyError"),
     "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
 }
-_SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?\Z")
+_UNAVAILABLE = 503
+"""A status with which every server's wish to be left alone is heard."""
 
 
 def status_of(answer: object) -> int | None:
@@ -70,20 +70,33 @@ def answer_of(error: BaseException) -> object | None:
 
 
 def retry_after_of(answer: object) -> float | None:
-    """The seconds that a response's Retry-After names, from now on. None: none that can be read.
+    """The seconds for which a response asks to wait, from now on. None: none that can be read.
 
-    A date counts from the response's own Date, so that the two clocks need not agree.
+    Retry-After and what means the same elsewhere (`retry-after-ms`), as the parser of headers reads
+    it. A date counts from the response's own Date, so that the two clocks need not agree.
     """
-    text = _header(answer, "Retry-After")
-    if text is None:
+    headers = _attribute(answer, "headers")
+    try:
+        pairs = [
+            (name, _text(value))
+            for name, value in headers.items()  # type: ignore[attr-defined]
+            if _speaks_of_waiting(_text(name))
+        ]
+        return parse_headers(pairs, _UNAVAILABLE).retry_after
+    except Exception:  # whatever they are, they tell nothing
         return None
-    if _SECONDS.match(text):
-        return float(text)
-    until = _date(text)
-    if until is None:
-        return None
-    now = _date(_header(answer, "Date") or "") or datetime.now(timezone.utc)
-    return max(0.0, (until - now).total_seconds())
+
+
+def _speaks_of_waiting(name: str) -> bool:
+    name = name.lower()
+    return name == "date" or "retry-after" in name
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    # A number is not what HTTP has, and is what a stub may have.
+    return "" if isinstance(value, bool) else str(value)
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -177,30 +190,3 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         found.append(error)
         error = error.__cause__ or error.__context__
     return found
-
-
-def _header(answer: object, name: str) -> str | None:
-    headers = _attribute(answer, "headers")
-    try:
-        value = headers.get(name)  # type: ignore[attr-defined]
-        if value is None and isinstance(headers, dict):  # a plain one knows capitals
-            value = next((v for k, v in headers.items() if str(k).lower() == name.lower()), None)
-    except Exception:
-        return None
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    return value.strip() if isinstance(value, str) and len(value) <= 100 else None
-
-
-def _date(text: str) -> datetime | None:
-    """A date of HTTP, in any of its three forms. A server in 1970 does not know the time."""
-    try:
-        found = parsedate_to_datetime(text)
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=timezone.utc)
-        found = found.astimezone(timezone.utc)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-    return found if 2000 <= found.year < 2200 else None

@@ -114,7 +114,8 @@ class Routes:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self.counts: dict[str, int] = {}
-        self._usual = ""
+        self.usual = ""
+        """The resource that most requests use; "": none is known."""
         self._found: dict[tuple[str, str], str] = {}
         """Answers of `resource`, until something is learned."""
 
@@ -132,9 +133,9 @@ class Routes:
     def resource(self, method: str, path: str) -> str:
         """The resource that a request will most likely use; "": none."""
         if len(self.counts) <= 1:
-            if self._usual:
-                self.counts[self._usual] += 1
-            return self._usual
+            if self.usual:
+                self.counts[self.usual] += 1
+            return self.usual
         found = self._found.get((method, path))
         if found is None:
             if len(self._found) >= ROUTES_MAX:
@@ -151,10 +152,12 @@ class Routes:
                 return found
             route, slash, _ = route.rpartition("/")
             if not slash:
-                return self._usual
+                return self.usual
 
-    def learn(self, method: str, path: str, resource: str) -> None:
-        """The server has said which it was."""
+    def learn(self, method: str, path: str, resource: str, asked: int = 0) -> None:
+        """The server has said which it was. asked: requests for the usual one, not counted yet."""
+        if self.usual and asked:
+            self.counts[self.usual] = self.counts.get(self.usual, 0) + asked
         route = self.template(method, path)
         known = self._known.pop(route, None)
         if known is None and len(self._known) >= ROUTES_MAX:
@@ -166,21 +169,24 @@ class Routes:
             counts.pop(least, None)
         counts[resource] = counts.get(resource, 0) + 1
         self._found.clear()
-        if counts[resource] > counts.get(self._usual, 0):
-            self._usual = resource
+        if counts[resource] > counts.get(self.usual, 0):
+            self.usual = resource
 
 
 class _Host:
-    __slots__ = ("base", "narrow", "parts", "plain", "routes", "scope")
+    __slots__ = ("asked", "base", "narrow", "parts", "plain", "routes", "scope")
 
     def __init__(self, base: str, scope: Scope) -> None:
         self.base = base
         self.scope = scope
+        self.plain: tuple[Scope, str] | None = (scope, "")
+        """The answer for every URL of the host, where it is one."""
+        self.asked = 0
+        """How often that was given: what `routes` has not counted yet."""
         self.narrow: list[Scope] = []
         """The longest path first."""
         self.routes = Routes()
         self.parts: dict[tuple[str, str], Scope] = {}
-        self.plain = True
 
 
 class Scopes:
@@ -199,15 +205,23 @@ class Scopes:
         host = self._origins.get(url if at < 0 else url[:at])
         if host is None:
             host = self._meet(url)
-        if host.plain:
-            return host.scope, ""
-        return self._look(host, method, url, headers)
+        plain = host.plain
+        if plain is None:
+            return self._look(host, method, url, headers)
+        host.asked += 1
+        return plain
 
     def learn(self, method: str, url: str, resource: str) -> None:
         """A response told the resource."""
         host = self._meet(url)
-        host.routes.learn(method, urlsplit(url).path, resource)
-        host.plain = False
+        asked, host.asked = host.asked, 0
+        host.routes.learn(method, urlsplit(url).path, resource, asked)
+        self._settle(host)
+
+    def _settle(self, host: _Host) -> None:
+        """See whether one answer will do for all URLs of the host."""
+        is_one = self._partition is None and not host.narrow and len(host.routes.counts) <= 1
+        host.plain = (host.scope, host.routes.usual) if is_one else None
 
     def add(self, key: str) -> None:
         """A path has got limits of its own."""
@@ -245,9 +259,9 @@ class Scopes:
             if len(self._hosts) >= ORIGINS_MAX:
                 self._drop()
             host = _Host(origin, Scope(without_scheme(origin), "", origin))
-            host.plain = self._partition is None
             for path in self._narrow(origin):
                 self._narrow_to(host, path)
+            self._settle(host)
             host = self._hosts.setdefault(origin, host)
         if not any(sign in given for sign in "@?#"):
             if len(self._origins) >= ORIGINS_MAX:
@@ -269,7 +283,7 @@ class Scopes:
         if path and all(scope.path != path for scope in host.narrow):
             scope = Scope(host.scope.endpoint + path, path, host.base + path)
             host.narrow = sorted([*host.narrow, scope], key=lambda one: -len(one.path))
-            host.plain = False
+            host.plain = None
 
     def _look(self, host: _Host, method: str, url: str, headers: Any) -> tuple[Scope, str]:
         scope, path = host.scope, ""

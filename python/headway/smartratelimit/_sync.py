@@ -18,11 +18,11 @@ class SyncLimiter(LimiterBase):
         scope, resource = self._find(method, url, headers)
         if not scope.prepared:
             self._prepare(scope)
-        line = scope.lines.get(resource)
+        line = scope.lines.get(resource) if scope.lines else None
         if line is None or not line.waiters:
             now = self._clock()
-            if self._memory is not None:
-                ledger = self._memory.ledger(scope.key)
+            if self._ledger_of is not None:
+                ledger = self._ledger_of(scope.key) or self._prepared(scope)
                 answer: Any = ledger.reserve(costs, now, self._max_wait_ns, resource)
             else:
                 answer = self._change(scope.key, "reserve", costs, now, self._max_wait_ns, resource)

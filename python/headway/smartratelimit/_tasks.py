@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from headway._core import Ledger
 from headway.smartratelimit._base import Entry, LimiterBase
 from headway.smartratelimit._scopes import Scope
 from headway.smartratelimit._waiting import Line, pause, shielded, steps, task_waiter
@@ -19,11 +20,11 @@ class TaskLimiter(LimiterBase):
         scope, resource = self._find(method, url, headers)
         if not scope.prepared:
             await self._prepare_async(scope)
-        line = scope.lines.get(resource)
+        line = scope.lines.get(resource) if scope.lines else None
         if line is None or not line.waiters:
             now = self._clock()
-            if self._memory is not None:
-                ledger = self._memory.ledger(scope.key)
+            if self._ledger_of is not None:
+                ledger = self._ledger_of(scope.key) or self._prepared(scope)
                 answer: Any = ledger.reserve(costs, now, self._max_wait_ns, resource)
             else:
                 answer = await self._change_async(
@@ -87,9 +88,10 @@ class TaskLimiter(LimiterBase):
         scope, _, ticket, sent = entry
         if ticket is None:
             return
-        told = self._learned(entry, headers, status, method, url)
-        arguments = (ticket, told, sent, self._clock())
-        await shielded(self._tell_async(scope.key, "observe", *arguments))
+        told = self._told(entry, headers, status, method, url)
+        if told or not Ledger.is_settled(ticket):
+            arguments = (ticket, told, sent, self._clock())
+            await shielded(self._tell_async(scope.key, "observe", *arguments))
         if scope.lines:
             scope.stir()
         if costs is not None or self._metrics is not None:

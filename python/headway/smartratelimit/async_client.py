@@ -5,11 +5,11 @@ async with AsyncRateLimiter() as limiter:
         response = await limiter.arequest_httpx(client, "GET", "https://api.github.com/users")
 """
 
-import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from headway.smartratelimit._attempts import RequestAttempts
 from headway.smartratelimit._costs import amounts
 from headway.smartratelimit._libraries import costing, library, take_cost, was_sent
 from headway.smartratelimit._tasks import TaskLimiter
@@ -125,7 +125,7 @@ class AsyncRateLimiter(TaskLimiter):
         again = data is None or isinstance(data, (str, bytes))
         full = str(url if getattr(session, "_base_url", None) is None else session._build_url(url))
         headers = {**dict(session.headers), **dict(kwargs.get("headers") or {})}
-        attempt, started = 1, 0.0
+        attempts: RequestAttempts | None = None
         while True:
             entry = await self._enter(method, full, headers, costs)
             try:
@@ -133,10 +133,8 @@ class AsyncRateLimiter(TaskLimiter):
                 await response.read()  # to its end, which frees the connection
             except BaseException as error:
                 await self._lose_async(entry, was_sent(error))
-                if not self._retries_lost or not again:
-                    raise
-                started = started or time.monotonic()
-                delay = self._delay_lost(error, attempt, started, method)
+                attempts = attempts or RequestAttempts(self, method)
+                delay = attempts.after_loss(error, again)
                 if delay is None:
                     raise
             else:
@@ -147,13 +145,12 @@ class AsyncRateLimiter(TaskLimiter):
                     spent = None if number else costs
                     told = (hop.raw_headers, hop.status, hop.method, where)
                     await self._learn_async(entry, spent, *told)
-                started = started or time.monotonic()
                 if response.status not in self._retried:
                     return response
-                delay = self._delay(entry[0], response, attempt, started, again)
+                attempts = attempts or RequestAttempts(self, method)
+                delay = attempts.after_refusal(entry[0], response, again)
                 if delay is None:
                     return response
-            attempt += 1
             await self._pause(delay)
 
     def _count(self, method: str, url: str) -> Any:
@@ -172,17 +169,15 @@ class _Middleware:
         method, url = request.method, str(request.url)
         costs = take_cost()
         again = _can_repeat(request.body)
-        attempt, started = 1, 0.0
+        attempts: RequestAttempts | None = None
         while True:
             entry = await limiter._enter(method, url, request.headers, costs)
             try:
                 response = await handler(request)
             except BaseException as error:
                 await limiter._lose_async(entry, was_sent(error))
-                if not limiter._retries_lost or not again:
-                    raise
-                started = started or time.monotonic()
-                delay = limiter._delay_lost(error, attempt, started, method)
+                attempts = attempts or RequestAttempts(limiter, method)
+                delay = attempts.after_loss(error, again)
                 if delay is None:
                     raise
             else:
@@ -191,16 +186,15 @@ class _Middleware:
                 await limiter._learn_async(entry, costs, *told)
                 if status not in limiter._retried:
                     return response
-                started = started or time.monotonic()
+                attempts = attempts or RequestAttempts(limiter, method)
                 try:
-                    delay = limiter._delay(entry[0], response, attempt, started, again)
+                    delay = attempts.after_refusal(entry[0], response, again)
                 except BaseException:
                     response.close()
                     raise
                 if delay is None:
                     return response
                 response.release()
-            attempt += 1
             await limiter._pause(delay)
 
 

@@ -7,11 +7,11 @@ A client sends every hop of a redirect through its transport, so each is counted
 request's cost is one request, or what `extensions={"cost": {"tokens": 900}}` says.
 """
 
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headway.smartratelimit._arguments import invalid
+from headway.smartratelimit._attempts import RequestAttempts
 from headway.smartratelimit._costs import amounts
 from headway.smartratelimit._libraries import library, was_sent
 from headway.smartratelimit._sync import SyncLimiter
@@ -60,17 +60,15 @@ class RateLimitTransport:
         if not counted:
             return self.transport.handle_request(request)  # type: ignore[no-any-return]
         method, url = request.method, str(request.url)
-        attempt, started = 1, 0.0
+        attempts: RequestAttempts | None = None
         while True:
             entry = limiter._enter(method, url, request.headers, costs)
             try:
                 response: httpx.Response = self.transport.handle_request(request)
             except BaseException as error:
                 limiter._lose(entry, was_sent(error))
-                if not limiter._retries_lost or not can_repeat(request):
-                    raise
-                started = started or time.monotonic()
-                delay = limiter._delay_lost(error, attempt, started, method)
+                attempts = attempts or RequestAttempts(limiter, method)
+                delay = attempts.after_loss(error, can_repeat(request))
                 if delay is None:
                     raise
             else:
@@ -78,17 +76,15 @@ class RateLimitTransport:
                 limiter._learn(entry, costs, response.headers.raw, status, method, url)
                 if status not in limiter._retried:
                     return response
-                started = started or time.monotonic()
-                again = can_repeat(request)
+                attempts = attempts or RequestAttempts(limiter, method)
                 try:
-                    delay = limiter._delay(entry[0], response, attempt, started, again)
+                    delay = attempts.after_refusal(entry[0], response, can_repeat(request))
                 except BaseException:
                     response.close()
                     raise
                 if delay is None:
                     return response
                 response.close()
-            attempt += 1
             limiter._pause(delay)
 
     def close(self) -> None:
@@ -148,17 +144,15 @@ async def exchange(
 ) -> Any:
     """Wait until a request may go, send it, and learn from the response; again if need be."""
     method, url = request.method, str(request.url)
-    attempt, started = 1, 0.0
+    attempts: RequestAttempts | None = None
     while True:
         entry = await limiter._enter(method, url, request.headers, costs)
         try:
             response = await send(request)
         except BaseException as error:
             await limiter._lose_async(entry, was_sent(error))
-            if not limiter._retries_lost or not can_repeat(request):
-                raise
-            started = started or time.monotonic()
-            delay = limiter._delay_lost(error, attempt, started, method)
+            attempts = attempts or RequestAttempts(limiter, method)
+            delay = attempts.after_loss(error, can_repeat(request))
             if delay is None:
                 raise
         else:
@@ -167,15 +161,13 @@ async def exchange(
             await limiter._learn_async(entry, costs, raw, status, method, url)
             if status not in limiter._retried:
                 return response
-            started = started or time.monotonic()
-            again = can_repeat(request)
+            attempts = attempts or RequestAttempts(limiter, method)
             try:
-                delay = limiter._delay(entry[0], response, attempt, started, again)
+                delay = attempts.after_refusal(entry[0], response, can_repeat(request))
             except BaseException:
                 await response.aclose()
                 raise
             if delay is None:
                 return response
             await response.aclose()
-        attempt += 1
         await limiter._pause(delay)

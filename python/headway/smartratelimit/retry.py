@@ -5,7 +5,8 @@
 
 Every decision is one of two questions: what a response says (`delay_after_response`) and what an
 error says (`delay_after_error`). Each answers with the seconds to wait, or None: this is the last
-one, and the caller gets it. The loops around them only wait, in a thread, in asyncio or in trio.
+one, and the caller gets it. The loops around them only wait, in a thread, in asyncio or in trio;
+how many tries there were and since when, `Attempts` counts for them.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from enum import Enum
 from typing import ParamSpec, TypeVar
 
 from headway.smartratelimit._arguments import invalid, items, number, positive_number, whole
+from headway.smartratelimit._attempts import Attempts
 from headway.smartratelimit._outcomes import (
     HTTP_METHODS,
     answer_of,
@@ -193,27 +195,24 @@ class RetryHandler:
 
     def retry_sync(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` until there is nothing to retry; return or raise what came last."""
-        started, attempt = self._clock(), 0
+        attempts = Attempts(self, self._clock)
         while True:
-            attempt += 1
             try:
                 result = func(*args, **kwargs)
             except Exception as error:
-                method = method_of_call(func, args, kwargs)
-                elapsed = self._clock() - started
-                delay = self.delay_after_error(error, attempt, elapsed, method)
+                delay = attempts.after_error(error, method_of_call(func, args, kwargs))
                 if delay is None:
                     raise
-                self._say(delay, attempt, type(error).__name__)
+                self._say(delay, attempts, type(error).__name__)
                 discard(answer_of(error))
             else:
                 if inspect.iscoroutine(result):
                     result.close()
                     invalid("func", func, "a plain function; use retry_async for a coroutine's")
-                delay = self.delay_after_response(result, attempt, self._clock() - started)
+                delay = attempts.after_response(result)
                 if delay is None:
                     return result
-                self._say(delay, attempt, f"status {status_of(result)}")
+                self._say(delay, attempts, f"status {status_of(result)}")
                 discard(result)
                 del result  # its memory too, before the wait
             self._sleep(delay)
@@ -222,24 +221,21 @@ class RetryHandler:
         self, func: Callable[_P, Awaitable[_R]], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> _R:
         """Await `func(...)` until there is nothing to retry; on asyncio and on trio."""
-        started, attempt = self._clock(), 0
+        attempts = Attempts(self, self._clock)
         while True:
-            attempt += 1
             try:
                 result = await func(*args, **kwargs)
             except Exception as error:
-                method = method_of_call(func, args, kwargs)
-                elapsed = self._clock() - started
-                delay = self.delay_after_error(error, attempt, elapsed, method)
+                delay = attempts.after_error(error, method_of_call(func, args, kwargs))
                 if delay is None:
                     raise
-                self._say(delay, attempt, type(error).__name__)
+                self._say(delay, attempts, type(error).__name__)
                 await discard_async(answer_of(error))
             else:
-                delay = self.delay_after_response(result, attempt, self._clock() - started)
+                delay = attempts.after_response(result)
                 if delay is None:
                     return result
-                self._say(delay, attempt, f"status {status_of(result)}")
+                self._say(delay, attempts, f"status {status_of(result)}")
                 await discard_async(result)
                 del result
             await self._async_sleep(delay)
@@ -262,9 +258,9 @@ class RetryHandler:
         budget = self.config.total_timeout
         return None if budget is not None and elapsed + delay > budget else delay
 
-    def _say(self, delay: float, attempt: int, why: str) -> None:
+    def _say(self, delay: float, attempts: Attempts, why: str) -> None:
         retries = self.max_attempts() - 1
-        logger.info("%s: retry %d of %d in %.2f s", why, attempt, retries, delay)
+        logger.info("%s: retry %d of %d in %.2f s", why, attempts.number - 1, retries, delay)
 
 
 async def _sleep_in_loop(seconds: float) -> None:

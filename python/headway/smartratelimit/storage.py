@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from headway._core import Ledger
+from headway._core import Ledger, now_ns
 from headway._redis_url import SCHEMES
 from headway._sqlite_store import SQLiteStore, path_of
 from headway.exceptions import SetUpError, StoreUnavailableError
+from headway.smartratelimit._arguments import whole
 from headway.smartratelimit.exceptions import StorageUnavailable
 from headway.store import RedisStore
 
@@ -34,6 +35,7 @@ __all__ = [
     "open_storage",
 ]
 
+SCOPES_MAX = 4096
 _A = TypeVar("_A")
 Step = Callable[[bytes | None], tuple[bytes | None, _A]]
 
@@ -98,21 +100,44 @@ def _step(method: str, args: tuple[Any, ...]) -> Step[Any]:
 
 
 def _covers(scope: str, key: str) -> bool:
-    """https://host covers https://host/path, and not https://host.of.somebody.else."""
-    return key == scope or key.startswith((scope + "/", scope + ":"))
+    """https://host covers https://host/path, not https://host.of.another and not https://host:8443."""
+    return key == scope or key.startswith(scope + "/")
 
 
 class MemoryStorage(Storage):
-    """In the process. cleanup_interval is taken for compatibility: there is nothing to clean up."""
+    """In the process. cleanup_interval is taken for compatibility: nothing is cleaned up by time.
 
-    def __init__(self, cleanup_interval: int = 3600) -> None:
+    A ledger takes some 6 KiB. When there are `max_scopes` (of hosts, paths and partitions), a
+    quarter of them is forgotten: the least recently used first, of those first for which nothing is
+    under way and nobody would have to wait. Limits of hosts and paths that were set by hand stay.
+    """
+
+    def __init__(self, cleanup_interval: int = 3600, *, max_scopes: int = SCOPES_MAX) -> None:
+        self._max_scopes = whole("max_scopes", max_scopes, 1, 10**9)
         self._ledgers: dict[str, Ledger] = {}
         self._lock = threading.RLock()
 
     def ledger(self, key: str) -> Ledger:
         """The ledger itself: what is done to it is done here."""
         found = self._ledgers.get(key)
-        return found if found is not None else self._ledgers.setdefault(key, Ledger())
+        if found is None:
+            with self._lock:
+                if key not in self._ledgers and len(self._ledgers) >= self._max_scopes:
+                    self._make_room()
+                found = self._ledgers.setdefault(key, Ledger())
+        return found
+
+    def _make_room(self) -> None:
+        """Forget a quarter of those that may be forgotten, and at least one."""
+        now = now_ns()
+        found = []
+        for key, ledger in list(self._ledgers.items()):
+            is_set, is_busy, used = ledger.use(now)
+            if not is_set or "/#" in key:  # a partition takes it from its host again
+                found.append((is_busy, used, key))
+        found.sort()
+        for _, _, key in found[: max(1, self._max_scopes // 4)]:
+            self._ledgers.pop(key, None)
 
     def change(self, key: str, method: str, *args: Any) -> Any:
         return getattr(self.ledger(key), method)(*args)
@@ -129,6 +154,7 @@ class MemoryStorage(Storage):
             if new is None:
                 self._ledgers.pop(key, None)
             else:
+                self.ledger(key)  # makes room
                 self._ledgers[key] = Ledger(new)
             return answer
 
