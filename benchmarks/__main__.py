@@ -25,6 +25,7 @@ QUESTIONS = {
     "token_bucket": "token_bucket",
     "headers": "headers",
     "smartratelimit": "smartratelimit",
+    "middleware": "middleware",
     "await": "async_limit",
     "async_with": "async_with",
     "wakeup": "wakeup",

@@ -17,6 +17,8 @@ PACKAGES = (
     "aiolimiter",
     "steindamm",
     "smartratelimit",
+    "slowapi",
+    "starlette",
     "redis",
     "hiredis",
     "uvloop",

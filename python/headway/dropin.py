@@ -7,15 +7,19 @@
     python -m headway.dropin -- -m pytest args
 
 A mirror is registered in `sys.modules` under the document's name, its submodules too. That is the
-whole state: a name is installed when `sys.modules` has our module under it.
+whole state: a name is installed when `sys.modules` has our module under it. Only what needs a
+framework (below `contrib`) is left until it is imported, and found by a finder then.
 """
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from headway.exceptions import SetUpError
 
@@ -51,6 +55,8 @@ def install(*names: str) -> None:
                     f"{getattr(sys.modules[alias], '__file__', None)}; call "
                     "headway.dropin.install() before anything imports it."
                 )
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
     for name, found in modules.items():
         sys.modules.update(found)
         parent, _, child = name.rpartition(".")
@@ -61,8 +67,12 @@ def install(*names: str) -> None:
 def uninstall(*names: str) -> None:
     """Take the mirrors of `names` away, or all: the next import finds the real packages."""
     for name in _chosen(names):
-        for alias, module in _modules(name).items():
-            if sys.modules.get(alias) is module:
+        found = _modules(name)
+        for alias, module in list(sys.modules.items()):
+            if alias != name and not alias.startswith(f"{name}."):
+                continue
+            ours = found.get(alias) or sys.modules.get(_mirror(name) + alias[len(name) :])
+            if module is not None and module is ours:
                 del sys.modules[alias]
         parent_name, _, child = name.rpartition(".")
         parent = sys.modules.get(parent_name)
@@ -150,6 +160,9 @@ def _with_submodules(name: str, module: ModuleType) -> Iterator[tuple[str, Modul
         if found.name.startswith("_"):  # no document names it, and it may need what is not there
             continue
         child = import_module(f"{module.__name__}.{found.name}")
+        if found.name == "contrib":  # what is below needs frameworks: `_finder` finds it
+            yield f"{name}.{found.name}", child
+            continue
         yield from _with_submodules(f"{name}.{found.name}", child)
 
 
@@ -164,6 +177,37 @@ def _parent(name: str) -> ModuleType:
     parent.__path__ = _EverywhereOnPath(name)  # type: ignore[assignment]
     sys.modules[name] = parent
     return parent
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds, below an installed mirror, the module of the mirror: the same, not a second copy."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
+        parent, _, child = fullname.rpartition(".")
+        for name, mirror in _MIRRORS.items():
+            real_parent = mirror + parent[len(name) :]
+            if parent != name and not parent.startswith(f"{name}."):
+                continue
+            above = sys.modules.get(parent)
+            if above is None or above is not sys.modules.get(real_parent):
+                return None
+            real = f"{above.__name__}.{child}"
+            return ModuleSpec(fullname, self, origin=real) if find_spec(real) else None
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        assert spec.origin is not None
+        module = import_module(spec.origin)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run already. Importing gave it another spec, by which it could not be reloaded."""
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
+
+
+_finder = _Finder()
 
 
 class _EverywhereOnPath:
