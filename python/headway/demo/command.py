@@ -28,13 +28,34 @@ PACKAGES = ("uvicorn", "starlette", "matplotlib", "rich")
 LONGEST = 3600.0  # seconds
 
 
+HELP = "a real server under real load, and a picture"
+
+EPILOG = """\
+examples:
+  headway demo                                      five seconds, a live table, demo.png
+  headway demo --seconds 20 --plot load.svg
+  headway demo --json --log /tmp/access.log         a report for programs
+
+exit codes: 0 every key was admitted exactly as its quota allows, 1 one was not or requests failed,
+2 it cannot run (wrong argument, missing package, port or file not usable), 130 interrupted, 141 the
+reader of the output went away"""
+
+
 class Refused(Exception):
     """The demo cannot run; the message says why and what would do."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See `headway.demo.main`."""
-    arguments = _parser().parse_args(argv)
+    from headway.commands.parser import Parser
+
+    parser = Parser(prog="headway demo")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """What the parsed arguments ask for; returns the exit code, as `headway.demo.main` does."""
     try:
         _check_packages()
         outcome = _run(arguments)
@@ -52,12 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if outcome.ok else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="headway demo",
-        description="Start a limited HTTP server on this machine, drive it with real clients for a "
-        "few seconds, and show what was admitted beside the exact number that the quota allows.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `headway demo`."""
+    parser.description = (
+        "Start a limited HTTP server on this machine, drive it with real clients for a few "
+        "seconds,\nand show what was admitted beside the exact number that the quota allows."
     )
+    parser.epilog = EPILOG
     add = parser.add_argument
     add("--seconds", type=_seconds, default=5.0, metavar="N", help="how long (default: 5)")
     add("--port", type=_port, default=0, metavar="N", help="port on 127.0.0.1 (default: any free)")
@@ -77,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--plain", action="store_true", help="plain lines instead of a live table")
     add("--json", action="store_true", help="print a report in JSON and nothing else")
-    return parser
 
 
 def _seconds(text: str) -> float:

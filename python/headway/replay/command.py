@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from headway.replay.access_log import FIELDS, LinePattern, Stamps
+from headway.replay.arguments import HELP, add_arguments
 from headway.replay.blocks import LogFile, UnreadableLog
 from headway.replay.demand import Demand, Schedules
 from headway.replay.lane import Lane
@@ -33,6 +34,8 @@ from headway.replay.requests import MOST_COST, Selection, Source, merged, timed
 from headway.replay.show import show, warn
 from headway.replay.stopping import Stop
 from headway.replay.suggest import Suggestions, suggest
+
+__all__ = ["HELP", "BadArgument", "Replay", "add_arguments", "run"]
 
 DONE, PARTLY, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
