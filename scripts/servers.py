@@ -12,7 +12,14 @@ import sys
 
 from bootstrap import apt_install
 
-PROGRAMS = {"redis-server": "redis-server", "openssl": "openssl"}
+PROGRAMS = {
+    "redis-server": "redis-server",
+    "openssl": "openssl",
+    "zsh": "zsh",
+    "fish": "fish",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+}
 
 
 def missing() -> list[str]:

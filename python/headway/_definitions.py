@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from headway._forks import open_after_fork
 from headway.types import AnyStore
 
 __all__ = ["Defined", "caller", "define"]
@@ -24,7 +25,7 @@ class Defined(Protocol):
 
 
 _D = TypeVar("_D", bound=Defined)
-_lock = threading.Lock()
+_lock = open_after_fork(threading.Lock())
 _stores: "WeakKeyDictionary[AnyStore, WeakValueDictionary[tuple[str, str], Any]]" = (
     WeakKeyDictionary()
 )

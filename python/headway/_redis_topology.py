@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headway._core import Link
+from headway._forks import open_after_fork
 from headway.exceptions import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class _Topology:
     """Looks at most every 50 ms, one thread at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = open_after_fork(threading.Lock())
         self._last = 0.0
 
     def refresh(self, store: "RedisStore") -> None:

@@ -11,8 +11,12 @@ took the offset of the monotonic clock to be, so a wall clock that is set betwee
 does not make them differ.
 
 The file is in WAL mode with synchronous=NORMAL: what was written survives the process, though a
-loss of power may take the last moments with it. A connection is not taken through a fork: the child
-makes its own, and leaves the parent's alone.
+loss of power may take the last moments with it.
+
+No connection is open while a process forks. SQLite knows in memory which locks the connections of
+its process hold, and a child would take those of its parent for its own: one that was forked in the
+middle of a transaction would find the file locked for ever. So a fork waits for the transaction at
+hand and closes the file; parent and child open it again when they need it.
 """
 
 import contextlib
@@ -135,8 +139,10 @@ class SQLiteStore(AtomicStore):
         self._busy_timeout = float(busy_timeout)
         self._open: sqlite3.Connection | None = None
         self._start_afresh()
-        self._connection()
-        _stores.add(self)
+        with _fork_lock:
+            _stores.add(self)
+            with self._lock:
+                self._connection()
 
     @property
     def server(self) -> str:
@@ -220,6 +226,18 @@ class SQLiteStore(AtomicStore):
             if self._open is not None:
                 self._open.close()
                 self._open = None
+
+    def __del__(self) -> None:
+        connection = getattr(self, "_open", None)
+        if connection is None:
+            return
+        if not _fork_lock.acquire(blocking=False):
+            _abandoned.append(connection)  # another thread forks: closed afterwards
+            return
+        try:
+            connection.close()
+        finally:
+            _fork_lock.release()
 
     # ---- one connection for each process
 
@@ -449,21 +467,60 @@ def _let_others_run() -> None:
         os.sched_yield()
 
 
+# ---- forks
+
 _stores: "WeakSet[SQLiteStore]" = WeakSet()
+_fork_lock = threading.RLock()
+"""Who forks has it, and who opens a new store or drops one. A store's own lock comes after it."""
+_quiet: list[SQLiteStore] = []
+"""Those whose locks this fork holds."""
 _abandoned: list[sqlite3.Connection] = []
+"""Of stores that were dropped during a fork."""
+_kept_for_parent: list[sqlite3.Connection] = []
+"""In a child: what was open all the same. To close it would be to touch the parent's file."""
 
 
-def _after_fork() -> None:
-    """Closing would touch the file on behalf of the parent: its connections are left alone."""
+def _before_fork() -> None:
+    """Wait until nobody uses a file, and close it."""
+    _fork_lock.acquire()
     for store in list(_stores):
+        # Longer than a transaction can take. Only a fork in the middle of a step gets that far.
+        if not store._lock.acquire(timeout=store._busy_timeout + 1):
+            continue
+        _quiet.append(store)
         if store._open is not None and store.path != ":memory:":
-            _abandoned.append(store._open)
-            store._start_afresh()
-        else:
-            connection = store._open
-            store._start_afresh()
+            with contextlib.suppress(sqlite3.Error):
+                store._open.close()
+            store._open = None
+
+
+def _after_fork_in_parent() -> None:
+    for store in _quiet:
+        store._lock.release()
+    _quiet.clear()
+    while _abandoned:
+        _abandoned.pop().close()
+    _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _fork_lock
+    _fork_lock = threading.RLock()
+    _quiet.clear()
+    for store in list(_stores):
+        connection = store._open
+        store._start_afresh()
+        if store.path == ":memory:":
             store._open = connection
+        elif connection is not None:
+            _kept_for_parent.append(connection)
+    _kept_for_parent.extend(_abandoned)
+    _abandoned.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -18,6 +18,7 @@ from weakref import WeakSet, WeakValueDictionary
 from headway import _core
 from headway._atomic_store import AtomicStore
 from headway._core import MemoryStore
+from headway._forks import open_after_fork
 from headway._redis_classes import CLASS_OPTIONS, client_of
 from headway._redis_client import Client, is_client
 from headway._redis_lease import Lease
@@ -277,7 +278,7 @@ _LATER = ("shm",)
 
 
 _by_url: "WeakValueDictionary[str, RedisStore]" = WeakValueDictionary()
-_by_url_lock = threading.Lock()
+_by_url_lock = open_after_fork(threading.Lock())
 
 
 def _shared_redis(url: str) -> RedisStore:

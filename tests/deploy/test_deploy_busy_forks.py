@@ -1,0 +1,47 @@
+"""Forks in the middle of everything: other threads ask, wait in line, hold permits, and an event
+loop waits. The child uses the same limiters at once.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+from deploy_busy import ASKS, CAPACITY, CHILDREN, LIMIT
+from deploy_places import Place
+from deploy_programs import run_program
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def test_a_child_works_whatever_its_parents_threads_were_doing(place: Place) -> None:
+    told = run_program("deploy_busy.py", place.url, "semaphores" if place.has_permits else "plain")
+    given = [one["given"] for one in told]
+    assert len(given) == CHILDREN + 1
+    if place.shared:
+        assert sum(given) == LIMIT
+    else:
+        assert given == [ASKS] * len(given)  # each was forked before anything was taken
+
+
+def test_permits_on_a_server_are_counted_over_all_forks(place: Place) -> None:
+    if not (place.shared and place.has_permits):
+        pytest.skip("no permits that processes share")
+    told = run_program("deploy_busy.py", place.url, "semaphores")
+    steps = [(instant, way) for one in told for since, to in one["held"]
+             for instant, way in ((since, 1), (to, -1))]  # fmt: skip
+    inside, most = 0, 0
+    for _, way in sorted(steps):
+        inside += way
+        most = max(most, inside)
+    assert 1 <= most <= CAPACITY
+    assert all(one["held"] for one in told)
+
+
+def test_functions_of_choked_share_their_bucket_with_forks(shared_place: Place) -> None:
+    instants = sorted(run_program("deploy_choked.py", REDIS_URL=shared_place.url))
+    assert len(instants) == 18
+    # Three processes, a bucket of 5 that fills in 0.25 s. A wait may end late, never early.
+    assert instants[-1] - instants[0] >= (18 - 5) * 0.05 - 0.001
+    assert all(first <= second for first, second in pairwise(instants))
