@@ -1,7 +1,7 @@
 """What limiters do, for those who watch: which keys come, who is admitted, denied, kept waiting.
 
     activity = Activity()
-    throttle = Throttled(quota="100/s", hooks=[ActivityHook(activity, quota="100/s")])
+    throttle = Throttled(quota="100/s", hooks=[ActivityHook(activity)])
     activity.snapshot(sort="denied", limit=10).keys
 
 The one fact behind this file: a record adds to two counters and keeps the decision's result as it
@@ -232,20 +232,41 @@ class Activity:
             del self._entries[ident]
 
 
+class _QuotaText:
+    """The text of a limiter's quota, made once."""
+
+    __slots__ = ("_fixed", "_known")
+
+    def __init__(self, fixed: str | None) -> None:
+        self._fixed = fixed
+        self._known: tuple[object, str] = (None, "")
+
+    def of(self, context: HookContext) -> str:
+        if self._fixed is not None:
+            return self._fixed
+        quota, text = self._known
+        if context.quota is not quota:
+            quota = context.quota
+            rules = quota if isinstance(quota, tuple) else () if quota is None else (quota,)
+            text = "; ".join(map(str, rules))
+            self._known = quota, text
+        return text
+
+
 class ActivityHook(Hook):
     """Feeds an `Activity` with the decisions of a `Throttled`: `Throttled(hooks=[it])`.
 
-    `quota` is shown beside its keys; a hook is not told which one its limiter has.
+    `quota` is what is shown beside its keys, where it is not to be the limiter's own as text.
     """
 
-    def __init__(self, activity: Activity, quota: str = "") -> None:
+    def __init__(self, activity: Activity, quota: str | None = None) -> None:
         self._activity = activity
-        self._quota = quota
+        self._quota = _QuotaText(quota)
 
     def on_limit(
         self, call_next: Callable[[], RateLimitResult], context: HookContext
     ) -> RateLimitResult:
-        who = (context.key, context.algorithm, self._quota, context.store_type)
+        who = (context.key, context.algorithm, self._quota.of(context), context.store_type)
         activity = self._activity
         activity.begin_wait(*who)
         started = time.perf_counter()
@@ -261,14 +282,14 @@ class ActivityHook(Hook):
 class AsyncActivityHook(AsyncHook):
     """`ActivityHook` for `headway.asyncio.Throttled`."""
 
-    def __init__(self, activity: Activity, quota: str = "") -> None:
+    def __init__(self, activity: Activity, quota: str | None = None) -> None:
         self._activity = activity
-        self._quota = quota
+        self._quota = _QuotaText(quota)
 
     async def on_limit(
         self, call_next: Callable[[], Awaitable[RateLimitResult]], context: HookContext
     ) -> RateLimitResult:
-        who = (context.key, context.algorithm, self._quota, context.store_type)
+        who = (context.key, context.algorithm, self._quota.of(context), context.store_type)
         activity = self._activity
         activity.begin_wait(*who)
         started = time.perf_counter()

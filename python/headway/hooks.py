@@ -15,7 +15,7 @@ first, and the hooks then see a decision that has been taken.
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headway._core import RateLimitResult
@@ -23,7 +23,7 @@ from headway._core import RateLimitResult
 if TYPE_CHECKING:
     import logging
 
-    from headway._core import Limiter
+    from headway._core import Limiter, Quota
 
 __all__ = [
     "AsyncHook",
@@ -52,6 +52,8 @@ class HookContext:
     """For example "token_bucket"."""
     store_type: str
     """For example "memory"."""
+    quota: "Quota | tuple[Quota, ...] | None" = field(default=None, compare=False)
+    """The limiter's, or a tuple of its rules; None where it is found by the key."""
 
 
 class Hook(ABC):
@@ -106,9 +108,10 @@ def run_chain(
     cost: int,
     algorithm: str,
     store_type: str,
+    quota: "Quota | tuple[Quota, ...] | None" = None,
 ) -> RateLimitResult:
     """Take one decision through the hooks; the compiled limiter calls this."""
-    return _Next(hooks, 0, do_limit, HookContext(key, cost, algorithm, store_type))()
+    return _Next(hooks, 0, do_limit, HookContext(key, cost, algorithm, store_type, quota))()
 
 
 def build_hook_chain(hooks: Sequence[Hook], do_limit: Limit, context: HookContext) -> Limit:
@@ -169,9 +172,10 @@ async def run_chain_async(
     cost: int,
     algorithm: str,
     store_type: str,
+    quota: "Quota | tuple[Quota, ...] | None" = None,
 ) -> RateLimitResult:
     """Take one awaited decision through the hooks; the compiled limiter calls this."""
-    context = HookContext(key, cost, algorithm, store_type)
+    context = HookContext(key, cost, algorithm, store_type, quota)
     if isinstance(hooks[0], Hook):
         result = await do_limit()
         return _Next(hooks, 0, lambda: result, context)()  # type: ignore[arg-type]

@@ -148,8 +148,9 @@ static PyObject *run_hooks(LimiterObject *t, PyObject *run, PyMethodDef *method,
     if (call != NULL) {
         PyObject *store_type = PyObject_GetAttrString(t->place, "TYPE");
         if (store_type != NULL) {
-            result = PyObject_CallFunction(run, "OOOLsO", t->hooks, call, key, (long long)cost,
-                                           algorithm_names[t->algorithm], store_type);
+            PyObject *quota = t->plan != NULL ? t->quota : Py_None; /* a callable's answer depends on the key */
+            result = PyObject_CallFunction(run, "OOOLsOO", t->hooks, call, key, (long long)cost,
+                                           algorithm_names[t->algorithm], store_type, quota);
             Py_DECREF(store_type);
         }
         Py_DECREF(call);

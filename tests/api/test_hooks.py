@@ -237,3 +237,26 @@ def test_a_limiter_consumes_once_although_its_hook_raises(store: MemoryStore) ->
 def test_something_else_than_a_hook_is_refused() -> None:
     with pytest.raises(TypeError, match="Hook"):
         Throttled(hooks=[print])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("quota", "told"),
+    [
+        ("5/s", ["5/s"]),
+        ("5/s; 100/h", ["5/s", "100/h"]),
+        (lambda key: "5/s", []),
+    ],
+    ids=["one rule", "two rules", "found by the key"],
+)
+def test_a_hook_is_told_the_quota(quota: Any, told: list[str]) -> None:
+    seen: list[Any] = []
+
+    class Look(Hook):
+        def on_limit(self, call_next: Any, context: HookContext) -> Any:
+            seen.append(context.quota)
+            return call_next()
+
+    Throttled(key="told", quota=quota, hooks=[Look()]).limit("told")
+    (found,) = seen
+    rules = found if isinstance(found, tuple) else [] if found is None else [found]
+    assert [str(rule) for rule in rules] == told

@@ -243,7 +243,7 @@ def test_any_key_can_be_shown(bad: str | bytes) -> None:
 
 def test_a_hook_counts_the_decisions_of_a_limiter() -> None:
     activity = Activity()
-    throttle = Throttled(quota="2/h", hooks=[ActivityHook(activity, "2/h")])
+    throttle = Throttled(quota="2/h", hooks=[ActivityHook(activity)])
     for _ in range(5):
         throttle.limit("k")
     throttle.peek("k")

@@ -85,7 +85,7 @@ def test_waits_are_in_ranges_that_add_up() -> None:
 
 def test_keys_are_no_labels_unless_they_are_asked_for() -> None:
     activity = Activity()
-    throttle = Throttled(quota="1/h", hooks=[ActivityHook(activity, "1/h")])
+    throttle = Throttled(quota="1/h", hooks=[ActivityHook(activity)])
     for key in ("seldom", "often", "often", "often"):
         throttle.limit(key)
     assert not any("often" in str(sample) for sample in samples(observed(activity)))

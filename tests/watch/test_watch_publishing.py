@@ -28,7 +28,7 @@ import sys
 from headway import Throttled
 from headway.activity import Activity, ActivityHook
 activity = Activity(publish=sys.argv[1])
-throttle = Throttled(quota="3/h", hooks=[ActivityHook(activity, "3/h")])
+throttle = Throttled(quota="3/h", hooks=[ActivityHook(activity)])
 for _ in range(10):
     throttle.limit("shared")
 """
