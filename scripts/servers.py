@@ -17,6 +17,7 @@ PROGRAMS = {
     "openssl": "openssl",
     "zsh": "zsh",
     "fish": "fish",
+    "wrk": "wrk",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
 }

@@ -26,6 +26,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is set, nothing has been said in the log, and no library was looked for."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.delenv("CHOKED_API_TOKEN", raising=False)
+    monkeypatch.delenv("CHOKED_API_URL", raising=False)
     monkeypatch.setattr(headway.store, "_said", set())
     finders: list[Any] = [estimators._tiktoken, estimators._voyageai]
     for find in finders:

@@ -251,8 +251,8 @@ class TestWhereTheStateIs:
         assert "REDIS_URL" in said
         assert "choked" in said
 
-    def test_an_api_token_is_refused_and_not_shown(self) -> None:
-        with pytest.raises(SetUpError, match="api_token") as caught:
+    def test_an_api_token_without_a_url_is_refused_and_not_shown(self) -> None:
+        with pytest.raises(SetUpError, match=r"api_token.*headway serve") as caught:
             Choked(api_token=SECRET)
         assert SECRET not in str(caught.value)
 
@@ -260,11 +260,20 @@ class TestWhereTheStateIs:
         with pytest.raises((ValueError, BaseThrottledError), match="redis_url or api_token"):
             Choked(redis_url="memory://", api_token=SECRET)
 
-    def test_an_api_token_in_the_environment_is_warned_of_and_not_shown(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    def test_an_api_token_in_the_environment_needs_a_url_too(
+        self, monkeypatch: pytest.MonkeyPatch, key: str
     ) -> None:
         monkeypatch.setenv("CHOKED_API_TOKEN", SECRET)
-        Choked()
-        (warning,) = logged(caplog, logging.WARNING)
-        assert "CHOKED_API_TOKEN" in warning
-        assert SECRET not in warning
+        with pytest.raises(SetUpError, match="CHOKED_API_URL") as caught:
+            Choked()
+        assert SECRET not in str(caught.value)
+        with pytest.raises(SetUpError, match="CHOKED_API_URL"):
+
+            @choked(key=key, max_tokens=1, refill_period=1)
+            def call() -> None: ...
+
+    def test_a_url_that_is_given_goes_before_a_token_in_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CHOKED_API_TOKEN", SECRET)
+        Choked(redis_url="memory://")

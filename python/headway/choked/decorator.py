@@ -1,11 +1,13 @@
 """`@choked(key=, max_tokens=, refill_period=)` (choked.md): one bucket for each key."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headway import _core
+from headway._atomic_store import AtomicStore
 from headway._checks import positive, positive_int, text
 from headway._definitions import define
 from headway._wrap import decorate
@@ -14,6 +16,7 @@ from headway.types import AnyStore
 
 if TYPE_CHECKING:
     from headway.choked.estimators import Estimator
+    from headway.choked.service import Service
 
 __all__ = ["choked"]
 
@@ -36,24 +39,29 @@ class Definition:
     @classmethod
     def of(
         cls,
-        store: AnyStore,
+        store: "AnyStore | Service",
         key: str,
         params: Mapping[str, Any],
         func: object,
         rules: "Rules",
     ) -> "Definition":
         """Return the definition of `key`: the first one, or this."""
-        return define(store, "choked", key, params, _named(func), functools.partial(cls, rules))
+        make = functools.partial(cls, rules)
+        return define(cast("AnyStore", store), "choked", key, params, _named(func), make)
 
     def decorate(
         self,
         func: Any,
         key: str,
-        store: AnyStore,
+        store: "AnyStore | Service",
         estimate: "Estimator | None" = None,
     ) -> Any:
         """Return `func` behind what holds for the key."""
         calls, tokens = self.rules
+        if not isinstance(store, (_core.MemoryStore, _core.RedisStore, AtomicStore)):
+            from headway.choked.dual import decorate_remote
+
+            return decorate_remote(self, func, key, store, estimate)
         if not tokens:
             return decorate(Waiting(self, key, store, quota=list(calls)), func)
         from headway.choked.dual import decorate_dual
@@ -84,8 +92,9 @@ def choked(key: str, max_tokens: int, refill_period: float) -> Callable[[_F], _F
     which it fills. Where a key is given other parameters than before, the first definition holds
     and a warning is logged that names both functions.
 
-    Works on functions, coroutine functions, generators and methods. The state is kept where
-    REDIS_URL says, else in the process. Raises ValueError naming a value that is not usable.
+    Works on functions, coroutine functions, generators and methods. The state is kept by the
+    service that CHOKED_API_TOKEN and CHOKED_API_URL name, else where REDIS_URL says, else in the
+    process. Raises ValueError naming a value that is not usable.
     """
     text("key", key)
     params = {
@@ -97,11 +106,20 @@ def choked(key: str, max_tokens: int, refill_period: float) -> Callable[[_F], _F
         quota = _core.per_duration(
             timedelta(seconds=params["refill_period"]), cast("int", params["max_tokens"])
         )
-        store = shared_store("choked")
+        store = service_from_env() or shared_store("choked")
         definition = Definition.of(store, key, params, func, ((quota,), ()))
         return cast("_F", definition.decorate(func, key, store))
 
     return decorator
+
+
+def service_from_env() -> "Service | None":
+    """Return the service that the environment names, if it does."""
+    if not os.environ.get("CHOKED_API_TOKEN"):
+        return None
+    from headway.choked.service import service_from  # takes a while to import
+
+    return service_from()
 
 
 def _named(func: object) -> str:

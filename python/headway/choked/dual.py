@@ -4,21 +4,24 @@ The tokens of a call are estimated from its arguments before it is made. What it
 known afterwards: `settle(actual)` gives back what was too much, or charges what was too little.
 """
 
-import os
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import ref
 
 from headway import _core
 from headway._checks import LIMIT_MAX, text
 from headway._wrap import decorate
-from headway.choked.decorator import Definition, Waiting
+from headway.choked.decorator import Definition, Waiting, service_from_env
 from headway.choked.estimators import Estimator, estimator
-from headway.exceptions import DataError, LimitedError, SetUpError
+from headway.exceptions import DataError, LimitedError
 from headway.hooks import Hook, HookContext, Limit
 from headway.store import shared_store
 from headway.types import AnyStore
+
+if TYPE_CHECKING:
+    from headway.choked.remote import Remote
+    from headway.choked.service import Service
 
 __all__ = ["Choked", "settle"]
 
@@ -30,7 +33,7 @@ class _Ticket:
 
     __slots__ = ("limiter", "tokens")
 
-    def __init__(self, limiter: "_Dual", tokens: int) -> None:
+    def __init__(self, limiter: "_Dual | Remote", tokens: int) -> None:
         self.limiter = limiter
         self.tokens = tokens
 
@@ -47,7 +50,7 @@ class _Ticket:
 
 
 # The calls that were admitted in this context, the latest of each limiter, the latest of all last.
-_admitted: "ContextVar[dict[_Dual, _Ticket]]" = ContextVar("headway.choked.admitted")
+_admitted: "ContextVar[dict[_Dual | Remote, _Ticket]]" = ContextVar("headway.choked.admitted")
 
 
 class _Dual(Waiting):
@@ -89,11 +92,16 @@ class _Tickets(Hook):
         result = call_next()
         limiter = self._limiter()
         if result and limiter is not None:
-            tickets = dict(_admitted.get({}))
-            tickets.pop(limiter, None)
-            tickets[limiter] = _Ticket(limiter, context.cost)
-            _admitted.set(tickets)
+            _admit(limiter, context.cost)
         return result
+
+
+def _admit(limiter: "_Dual | Remote", tokens: int) -> None:
+    """Note what a call of this context has taken."""
+    tickets = dict(_admitted.get({}))
+    tickets.pop(limiter, None)
+    tickets[limiter] = _Ticket(limiter, tokens)
+    _admitted.set(tickets)
 
 
 def settle(actual: int) -> None:
@@ -108,7 +116,7 @@ def settle(actual: int) -> None:
     _ticket(None).settle(actual)
 
 
-def _ticket(limiter: _Dual | None) -> _Ticket:
+def _ticket(limiter: "_Dual | Remote | None") -> _Ticket:
     tickets = _admitted.get({})
     ticket = tickets.get(limiter) if limiter else next(reversed(tickets.values()), None)
     if ticket is None:
@@ -125,26 +133,22 @@ class Choked:
         @choke(key="openai_chat", request_limit="50/s", token_limit="100000/m")
         def chat(messages): ...
 
-    redis_url: where the state is kept; by default what REDIS_URL names, else the process.
-    api_token: the managed service of choked.md, which headway does not offer: SetUpError.
+    redis_url: where the state is kept. api_token: a service keeps it, the one that CHOKED_API_URL
+    names; `headway serve` is one. With neither, what CHOKED_API_TOKEN names, else what REDIS_URL
+    names, else the process. Raises SetUpError for a URL that is none, or that a token lacks.
     """
 
     def __init__(self, redis_url: str | None = None, api_token: str | None = None) -> None:
         if redis_url and api_token:
             raise ValueError("Give redis_url or api_token, not both.")
+        service = None
         if api_token:
-            raise SetUpError(
-                "headway has no managed service, so api_token has no use: give redis_url, or "
-                "nothing to keep the limits in this process."
-            )
-        if redis_url is None and os.environ.get("CHOKED_API_TOKEN"):
-            import logging
+            from headway.choked.service import service_from
 
-            logging.getLogger("headway.choked").warning(
-                "CHOKED_API_TOKEN is set, but headway has no managed service: the limits are kept "
-                "where REDIS_URL says, else in this process."
-            )
-        self._store = shared_store("choked", redis_url)
+            service = service_from(api_token)
+        elif redis_url is None:
+            service = service_from_env()
+        self._store = service or shared_store("choked", redis_url)
 
     def __call__(
         self,
@@ -193,6 +197,33 @@ def decorate_dual(
     dual = _Dual(definition, key, store, estimate or estimator(None))
     decorated: Any = decorate(dual, func)
     decorated.settle = lambda actual: _ticket(dual).settle(actual)
+    return decorated
+
+
+def decorate_remote(
+    definition: Definition,
+    func: Any,
+    key: str,
+    service: "Service",
+    estimate: Estimator | None,
+) -> Any:
+    """Return `func` behind limits that a service keeps."""
+    from headway.choked.remote import Remote
+
+    calls, tokens = definition.rules
+    if len(calls) > 1 or len(tokens) > 1:
+        raise ValueError(
+            "Invalid limit: a service takes one rule for calls and one for tokens; several rules "
+            "need Redis, or the process."
+        )
+    estimate = (estimate or estimator(None)) if tokens else None
+    limiter = Remote(service, key, next(iter(calls), None), next(iter(tokens), None), estimate)
+    limiter.definition = definition  # kept as long as a function goes by it
+    decorated: Any = limiter.decorate(func)
+    if tokens:
+        limiter.on_admitted = lambda taken: _admit(limiter, taken)
+        inner = getattr(decorated, "__func__", decorated)  # of a classmethod or staticmethod
+        inner.settle = lambda actual: _ticket(limiter).settle(actual)
     return decorated
 
 

@@ -1,0 +1,332 @@
+"""The service that choked.md calls managed, asked over HTTP: `headway serve`, or one that speaks
+choked's protocol.
+
+    export CHOKED_API_URL=http://127.0.0.1:8787
+    export CHOKED_API_TOKEN=...
+
+Connections are kept open and shared by threads; tasks ask in threads of a pool of their own, so one
+way of asking is all there is. A request that a kept connection loses before a byte of its answer
+has come is sent once more, over a new one, with the same Idempotency-Key: `headway serve` answers
+it as it did, or would have, the first time. Nothing else is ever sent again: who gets no answer in
+time raises StoreUnavailableError, which says that the call may have been counted.
+"""
+
+import http.client
+import json
+import os
+import select
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import NamedTuple, NoReturn
+from urllib.parse import quote, urlencode, urlsplit
+from weakref import WeakSet
+
+from headway._core import __version__
+from headway.exceptions import DataError, SetUpError, StoreUnavailableError
+
+__all__ = ["Asking", "Service", "Told", "service_from"]
+
+_TIMEOUT_S = 5.0
+"""For connecting, and for an answer beyond the time that the service was asked to wait."""
+_IDLE_S = 60.0
+"""A connection that was not used for longer is not used again; the service closes it at 75."""
+_MOST_IDLE = 64
+_MOST_ANSWER = 65_536
+_HOW = (
+    "run `headway serve` and set CHOKED_API_URL to where it listens, such as http://127.0.0.1:8787"
+)
+
+
+class Told(NamedTuple):
+    """What the service said: whether to go, else the seconds to wait, None where it did not say."""
+
+    admitted: bool
+    retry_after: float | None
+
+
+class _Lost(Exception):
+    """A connection ended before a byte of an answer came."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Asking:
+    """One request under way, for who may not stay to hear the answer."""
+
+    __slots__ = ("_connection", "_left")
+
+    def __init__(self) -> None:
+        self._connection: http.client.HTTPConnection | None = None
+        self._left = False
+
+    def leave(self) -> None:
+        """Hang up. The service lets go of a place in line that nobody is left to take."""
+        self._left = True
+        connection = self._connection
+        if connection is not None:
+            _hang_up(connection)
+
+    def _take(self, connection: http.client.HTTPConnection) -> None:
+        self._connection = connection
+        if self._left:
+            _hang_up(connection)
+
+
+class Service:
+    """A place and a token, and the connections that are open to it.
+
+    Raises SetUpError for a URL that is none, or that has no place for it.
+    """
+
+    def __init__(self, token: str, url: str) -> None:
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise SetUpError("Invalid CHOKED_API_TOKEN: must be printable ASCII without blanks.")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise SetUpError(f"Invalid CHOKED_API_URL: {url!r}: {error}.") from None
+        if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+            raise SetUpError(
+                f"Invalid CHOKED_API_URL: {_without_login(url)!r}, must be such as "
+                "'https://limits.example.com' or 'http://127.0.0.1:8787'."
+            )
+        if parts.query or parts.fragment:
+            raise SetUpError(f"Invalid CHOKED_API_URL: {url!r}, must end with its path.")
+        self.url = url
+        self._tls = parts.scheme == "https"
+        self._host, self._port = host, port
+        self._path = parts.path.rstrip("/")
+        self._headers = {
+            "Authorization": f"Bearer {token}",
+            "User-Agent": f"headway/{__version__}",
+            "Accept": "application/json",
+        }
+        self._start_anew()
+        _all.add(self)
+
+    def __repr__(self) -> str:
+        return f"Service({self.url!r})"
+
+    def _start_anew(self) -> None:
+        """Forget all connections: also what a fork's child does, whose parent goes on with them."""
+        self._lock = threading.Lock()
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+
+    def acquire(
+        self, fields: Mapping[str, object], wait: float = 0.0, asking: Asking | None = None
+    ) -> Told:
+        """Ask for what a call needs, to be kept waiting for up to `wait` seconds.
+
+        Raises StoreUnavailableError where nobody answers, SetUpError where the token is refused,
+        DataError where the service says that something is wrong with `fields`.
+        """
+        if wait:
+            fields = {**fields, "timeout": f"{wait:g}"}
+        return self._ask("GET", "/choked/acquire", fields, wait, asking)
+
+    def settle(self, fields: Mapping[str, object], surplus: int) -> None:
+        """Give back tokens, or charge more of them. Raises as `acquire` does."""
+        self._ask("POST", "/choked/settle", {**fields, "surplus": surplus}, 0.0, None)
+
+    def close(self) -> None:
+        """Close what is idle; the next request connects again."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, object],
+        wait: float,
+        asking: Asking | None,
+    ) -> Told:
+        target = f"{self._path}{path}?{urlencode(fields, quote_via=quote, safe='')}"
+        headers = {**self._headers, "Idempotency-Key": uuid.uuid4().hex}
+        asking = asking or Asking()
+        for connection in (self._take_idle(), None):
+            fresh = connection is None
+            connection = connection or self._connect()
+            try:
+                return self._exchange(connection, method, target, headers, wait, asking)
+            except _Lost as lost:
+                # The service has closed it meanwhile, as it may; or it died with the request.
+                connection.close()
+                if fresh or asking._left:
+                    self._raise(lost.error, "closed", True)
+            except TimeoutError as error:
+                connection.close()
+                self._raise(error, "timeout", True)
+            except (http.client.HTTPException, OSError) as error:
+                connection.close()
+                self._raise(error, "protocol", True)
+        raise AssertionError("the second connection is fresh")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        connection = kind(self._host, self._port, timeout=_TIMEOUT_S)
+        try:
+            connection.connect()
+        except TimeoutError as error:
+            connection.close()
+            self._raise(error, "timeout", False)
+        except OSError as error:
+            connection.close()
+            self._raise(error, "connect", False)
+        return connection
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        wait: float,
+        asking: Asking,
+    ) -> Told:
+        asking._take(connection)
+        assert connection.sock is not None
+        connection.sock.settimeout(_TIMEOUT_S + wait)
+        try:
+            connection.request(method, target, headers=dict(headers))
+            response = connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionError) as error:
+            raise _Lost(error) from error
+        body = response.read(_MOST_ANSWER)
+        asking._connection = None
+        if response.will_close or not response.isclosed():
+            connection.close()
+        else:
+            self._put_idle(connection)
+        return self._told(response, body)
+
+    def _told(self, response: http.client.HTTPResponse, body: bytes) -> Told:
+        status = response.status
+        if status == 200:
+            return Told(True, 0.0)
+        if status == 429:
+            return Told(False, _retry_after(response.headers))
+        said = _message(body)
+        if status in (401, 403):
+            raise SetUpError(f"The service at {self.url} refuses CHOKED_API_TOKEN ({status}).")
+        if status in (400, 413, 414, 422):
+            raise DataError(said or f"The service at {self.url} answers {status}.")
+        error = StoreUnavailableError(
+            f"The service at {self.url} answers {status}{f': {said}' if said else '.'}"
+        )
+        error.fault = "service"
+        raise error
+
+    def _raise(self, cause: Exception, fault: str, may_have_counted: bool) -> NoReturn:
+        error = StoreUnavailableError(
+            f"The service at {self.url} cannot be asked ({fault}): {cause or type(cause).__name__}"
+        )
+        error.fault, error.may_have_counted = fault, may_have_counted
+        raise error from cause
+
+    def _take_idle(self) -> http.client.HTTPConnection | None:
+        now = time.monotonic()
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                since, connection = self._idle.pop()
+            # An idle connection has nothing to say: one that has is at its end.
+            if now - since < _IDLE_S and not _readable(connection):
+                return connection
+            connection.close()
+
+    def _put_idle(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if len(self._idle) < _MOST_IDLE:
+                self._idle.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+
+def _readable(connection: http.client.HTTPConnection) -> bool:
+    if connection.sock is None:
+        return True
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    import socket
+
+    sock = connection.sock
+    if sock is not None:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except (OSError, ValueError):
+            return
+
+
+def _retry_after(headers: http.client.HTTPMessage) -> float | None:
+    for name, unit in (("Retry-After-Ms", 0.001), ("Retry-After", 1.0)):
+        text = headers.get(name) or ""
+        try:
+            seconds = float(text) * unit
+        except ValueError:
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
+
+
+def _message(body: bytes) -> str:
+    try:
+        said = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return said[:500] if isinstance(said, str) else ""
+
+
+def _without_login(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('://')[0]}://***@{tail}" if at else url
+
+
+_all: "WeakSet[Service]" = WeakSet()
+_known: dict[tuple[str, str], Service] = {}
+_known_lock = threading.Lock()
+
+
+def service_from(token: str | None = None, url: str | None = None) -> Service | None:
+    """Return the service that a token is for; None where there is none, here or in the environment.
+
+    All who name the same share its connections. Raises SetUpError where its URL is missing or none.
+    """
+    token = token or os.environ.get("CHOKED_API_TOKEN")
+    if not token:
+        return None
+    url = url or os.environ.get("CHOKED_API_URL")
+    if not url:
+        raise SetUpError(
+            f"api_token, or CHOKED_API_TOKEN, is for a service, and CHOKED_API_URL does not say "
+            f"which: {_HOW}. Without a token the limits are kept in Redis, or in this process."
+        )
+    with _known_lock:
+        service = _known.get((token, url))
+        if service is None:
+            service = _known[token, url] = Service(token, url)
+        return service
+
+
+def _after_fork() -> None:
+    global _known_lock
+    _known_lock = threading.Lock()
+    for service in list(_all):
+        service._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

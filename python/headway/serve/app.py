@@ -1,0 +1,369 @@
+"""The service as an ASGI application: from a request to its answer.
+
+There is no framework here. A route is one entry of a table: the method, whether a token is needed,
+and what answers. Whatever goes wrong on the way raises `Refused` with the answer to give.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from headway.activity import SORTS, Snapshot
+from headway.asyncio import Throttled
+from headway.exceptions import DataError, SetUpError, StoreUnavailableError
+from headway.serve import asking, proxy
+from headway.serve.answers import Answer, Refused, failure, json_answer
+from headway.serve.asking import shown
+from headway.serve.pages import Pages
+from headway.serve.protocol import Guard, respond
+from headway.serve.tokens import Tenant, Tenants
+from headway.types import AnyStore
+
+__all__ = ["Service"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_log = logging.getLogger("headway.serve")
+_HEALTH_S = 2.0
+"""The store's deadline for a health check."""
+_HEALTH_KEPT_S = 1.0
+"""How long its answer holds, so that asking without a token does not load the store."""
+_UNAUTHORIZED = failure(
+    401, "A valid token is needed: Authorization: Bearer TOKEN", (b"www-authenticate", b"Bearer")
+)
+_UNAVAILABLE = failure(503, "The store cannot answer.", (b"retry-after", b"1"))
+_CLOSING = failure(503, "The service is about to stop.", (b"retry-after", b"1"))
+_WRONG = failure(500, "Something went wrong here; the service's log says what.")
+_IDEMPOTENCY_KEY = b"idempotency-key"
+
+
+class _Request:
+    """What a handler is given. A route without a token has no tenant."""
+
+    __slots__ = ("_tenant", "admin", "headers", "query", "receive")
+
+    def __init__(
+        self,
+        tenant: Tenant | None,
+        admin: bool,
+        query: bytes,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+    ) -> None:
+        self._tenant, self.admin = tenant, admin
+        self.query, self.headers, self.receive = query, headers, receive
+
+    @property
+    def tenant(self) -> Tenant:
+        assert self._tenant is not None, "a route that needs a tenant is guarded"
+        return self._tenant
+
+
+@dataclass(slots=True)
+class _Route:
+    method: str
+    guarded: bool
+    handler: Callable[[_Request], Awaitable[Answer]]
+    other_method: Answer
+
+
+class Service:
+    """The application, and what it knows: a store, tenants, and what was counted.
+
+    `max_body` is in bytes, `max_wait` in seconds: how long a request may ask to be kept waiting.
+    `metrics_public` serves `/metrics` without a token.
+    """
+
+    def __init__(
+        self,
+        store: AnyStore,
+        tenants: Tenants,
+        guard: Guard,
+        *,
+        max_body: int = 64 * 1024,
+        max_wait: float = 60.0,
+        metrics_public: bool = False,
+    ) -> None:
+        self.tenants, self.guard = tenants, guard
+        self.responses: dict[tuple[str, int], int] = {}
+        self.waiting = 0
+        self.store_failures = 0
+        self._max_body = max_body
+        self._calls = proxy.Calls(max_wait)
+        self._questions = asking.Questions(max_wait)
+        self._pages = Pages()
+        self._metrics: Any = None
+        self._health: tuple[float, Answer] | None = None
+        self._probe = Throttled(quota="1/s", store=store, key_prefix="headway.serve")
+        self._closing: asyncio.Event | None = None
+        self._stop = False
+        self._routes: dict[str, _Route] = {}
+        self._route("GET", "/choked/acquire", self._acquire)
+        self._route("POST", "/choked/settle", self._settle)
+        for what in asking.ANSWERED:
+            self._route("POST", f"/v1/{what}", functools.partial(self._ask, what))
+        self._route("GET", "/v1/keys", self._keys)
+        self._route("GET", "/healthz", self._healthz, guarded=False)
+        self._route("GET", "/metrics", self._show_metrics, guarded=not metrics_public)
+
+    def _route(
+        self,
+        method: str,
+        path: str,
+        handler: Callable[[_Request], Awaitable[Answer]],
+        guarded: bool = True,
+    ) -> None:
+        other = failure(405, f"Use {method}.", (b"allow", method.encode()))
+        self._routes[path] = _Route(method, guarded, handler, other)
+
+    def use_tokens(self, tokens: dict[str, tuple[str, bool]] | None) -> None:
+        """Let exactly these tokens in from now on; None for everybody."""
+        self.tenants.use(tokens)
+        self._calls.forget()
+        self._questions.forget()
+
+    def stop(self) -> None:
+        """Answer those who wait, so that the server can end."""
+        self._stop = True
+        if self._closing is not None:
+            self._closing.set()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        path, method = scope["path"], scope["method"]
+        route = self._routes.get(path)
+        try:
+            if route is None:
+                path, answer = "page", self._page(path, scope)
+            elif method == route.method or (method == "HEAD" and route.method == "GET"):
+                answer = await self._answer(route, scope, receive)
+            else:
+                answer = route.other_method
+        except Refused as refusal:
+            answer = refusal.answer
+        except (DataError, SetUpError) as error:
+            answer = failure(400, str(error))
+        except StoreUnavailableError as error:
+            self.store_failures += 1
+            _log.warning("The store cannot answer: %s", error)
+            answer = _UNAVAILABLE
+        except Exception:
+            _log.exception("A request of %s %s failed", method, path)
+            answer = _WRONG
+        counted = (path, answer.status)
+        self.responses[counted] = self.responses.get(counted, 0) + 1
+        if method != "HEAD" and respond(send, answer):
+            return
+        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        body = b"" if method == "HEAD" else answer.body
+        await send({"type": "http.response.body", "body": body})
+
+    def _answer(
+        self, route: _Route, scope: MutableMapping[str, Any], receive: Receive
+    ) -> Awaitable[Answer]:
+        headers = dict(scope["headers"])
+        if not route.guarded:
+            return route.handler(_Request(None, True, scope["query_string"], headers, receive))
+        who = self.tenants.by_authorization(headers.get(b"authorization"))
+        if who is None:
+            raise Refused(_UNAUTHORIZED)
+        if self.tenants.open:
+            _check_browser(headers)
+        return route.handler(_Request(*who, scope["query_string"], headers, receive))
+
+    async def _read_body(self, request: _Request, message: Message) -> bytes:
+        """Return the body that `message` begins."""
+        length = request.headers.get(b"content-length")
+        if length is not None and int(length) > self._max_body:
+            raise self._too_large()
+        body: bytes = message.get("body", b"")
+        while message.get("more_body") and len(body) <= self._max_body:
+            message = await request.receive()
+            body += message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise Refused.because(408, "The body did not arrive.")
+        if len(body) > self._max_body:
+            raise self._too_large()
+        return body
+
+    def _too_large(self) -> Refused:
+        # The connection stays: what is left of the body is read and dropped, within limits. Closed
+        # at once, it would be reset, and the client might never see the answer.
+        return Refused.because(413, f"The body is larger than {self._max_body} bytes.")
+
+    # ---- decisions
+
+    async def _ask(self, what: str, request: _Request) -> Answer:
+        message = await request.receive()
+        body = message.get("body", b"")
+        if not body or message["more_body"] or len(body) > self._max_body:
+            body = await self._read_body(request, message)
+        others = self.tenants if request.admin else None
+        question = self._questions.read(body, what, request.tenant, others)
+        if isinstance(question, list):
+            waits = False
+            work = asking.answer_all(question, what)
+        else:
+            waits = question.timeout is not None
+            work = asking.ANSWERED[what](question)
+        if not waits and _IDEMPOTENCY_KEY not in request.headers:
+            return await work
+        return await self._decide(request, work, (what, body), waits)
+
+    async def _acquire(self, request: _Request) -> Answer:
+        call = self._calls.read(request.tenant, request.query)
+        waits = call.timeout is not None
+        work = proxy.acquire(call)
+        if not waits and _IDEMPOTENCY_KEY not in request.headers:
+            return await work
+        return await self._decide(request, work, ("acquire", request.query), waits)
+
+    async def _settle(self, request: _Request) -> Answer:
+        await self._read_body(request, await request.receive())
+        call = self._calls.read(request.tenant, request.query)
+        asked = ("settle", request.query)
+        return await self._decide(request, proxy.settle(call), asked, False)
+
+    async def _decide(
+        self,
+        request: _Request,
+        work: Coroutine[Any, Any, Answer],
+        asked: object,
+        waits: bool,
+    ) -> Answer:
+        """Decide where a request may come again, or its client may leave while it waits."""
+        if waits and self._stop:
+            work.close()
+            return _CLOSING
+        idempotency_key = request.headers.get(_IDEMPOTENCY_KEY)
+        if idempotency_key is not None:
+            work = request.tenant.remembered.once(idempotency_key, asked, work)
+        if not waits:
+            return await work
+        if self._closing is None:
+            self._closing = asyncio.Event()
+        deciding = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(_left(request.receive))
+        closing = asyncio.ensure_future(self._closing.wait())
+        self.waiting += 1
+        try:
+            await asyncio.wait((deciding, leaving, closing), return_when=asyncio.FIRST_COMPLETED)
+            return await deciding if deciding.done() else _CLOSING
+        finally:
+            self.waiting -= 1
+            for task in (deciding, leaving, closing):
+                if not task.done():
+                    task.cancel()
+                    with suppress(asyncio.CancelledError, Exception):
+                        await task
+
+    # ---- for those who watch
+
+    async def _keys(self, request: _Request) -> Answer:
+        wanted = _fields(request.query, ("search", "sort", "limit", "tenant"))
+        sort = wanted.get("sort", "denied")
+        if sort not in SORTS:
+            raise DataError(f"Invalid sort: {shown(sort)}, must be one of {', '.join(SORTS)}.")
+        text = wanted.get("limit", "100")
+        limit = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else -1
+        if not 0 <= limit <= 1000:
+            raise DataError(f"Invalid limit: {shown(text)}, must be an integer from 0 to 1000.")
+        search = wanted.get("search", "")
+        tenants = self.tenants.all() if request.admin else [request.tenant]
+        if "tenant" in wanted:
+            tenants = [tenant for tenant in tenants if tenant.name == wanted["tenant"]]
+        whose: dict[int, str] = {}
+        parts = []
+        for tenant in tenants:
+            part = tenant.activity.snapshot(search, sort, limit)
+            whose.update((id(key), tenant.name) for key in part.keys)
+            parts.append(part)
+        merged = Snapshot.merged(parts, sort, limit)
+        data = merged.as_json()
+        for key, row in zip(merged.keys, data["keys"], strict=True):
+            row["tenant"] = whose[id(key)]
+        return json_answer(data)
+
+    async def _healthz(self, request: _Request) -> Answer:
+        loop = asyncio.get_running_loop()
+        if self._health is not None and loop.time() < self._health[0]:
+            return self._health[1]
+        try:
+            await asyncio.wait_for(self._probe.peek("healthz"), _HEALTH_S)
+            answer = json_answer({"status": "ok"})
+        except (StoreUnavailableError, asyncio.TimeoutError):
+            answer = _UNAVAILABLE
+        self._health = (loop.time() + _HEALTH_KEPT_S, answer)
+        return answer
+
+    async def _show_metrics(self, request: _Request) -> Answer:
+        if self._metrics is None:
+            from headway.serve.metrics import Metrics
+
+            self._metrics = Metrics(self)
+        answer: Answer = self._metrics.answer()
+        return answer
+
+    def _page(self, path: str, scope: MutableMapping[str, Any]) -> Answer:
+        if scope["method"] not in ("GET", "HEAD"):
+            return failure(404, "There is nothing here.")
+        seen = next((value for name, value in scope["headers"] if name == b"if-none-match"), None)
+        return self._pages.get(path, seen) or failure(404, "There is nothing here.")
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _fields(query: bytes, known: tuple[str, ...]) -> dict[str, str]:
+    """Return the fields of a query, each of which may be given once."""
+    if len(query) > proxy.MOST_QUERY:
+        raise Refused.because(414, f"The query is longer than {proxy.MOST_QUERY} bytes.")
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16
+        )
+    except ValueError:
+        raise DataError("The query has too many fields, or is no UTF-8.") from None
+    fields = dict(pairs)
+    for name in fields:
+        if name not in known:
+            raise DataError(f"Unknown field: {shown(name)}, must be one of {', '.join(known)}.")
+    return fields
+
+
+def _check_browser(headers: dict[bytes, bytes]) -> None:
+    """Refuse what a page of another site makes a browser send.
+
+    Without tokens whoever reaches the loopback interface may ask, and so may any page that a
+    browser of this machine shows: across origins, or as a host whose name now leads here.
+    """
+    host, origin = headers.get(b"host"), headers.get(b"origin")
+    if host is not None and not _is_loopback(b"//" + host):
+        raise Refused.because(403, "Without tokens, only localhost is served.")
+    if origin is not None and (host is None or origin.partition(b"://")[2] != host):
+        raise Refused.because(403, "Without tokens, other sites are not served.")
+
+
+@functools.lru_cache(64)
+def _is_loopback(url: bytes) -> bool:
+    try:
+        host = (urlsplit(url).hostname or b"").decode("ascii")
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

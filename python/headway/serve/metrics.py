@@ -1,0 +1,86 @@
+"""`GET /metrics`: what the service counts, in the Prometheus text format.
+
+The service counts in plain integers; they are given names and types when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+
+from headway.serve.answers import Answer
+
+if TYPE_CHECKING:
+    from headway.serve.app import Service
+
+__all__ = ["Metrics"]
+
+_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The metrics of one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def answer(self) -> Answer:
+        """Return them as they are now."""
+        return Answer(200, generate_latest(self._registry), ((b"content-type", _TYPE),))
+
+    def describe(self) -> list[Metric]:
+        """Nothing: names are known when they are collected."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was counted so far."""
+        service, guard = self._service, self._service.guard
+        responses = CounterMetricFamily(
+            "headway_serve_responses", "Responses by route and status.", labels=["route", "status"]
+        )
+        for (route, status), count in sorted(service.responses.items()):
+            responses.add_metric([route, str(status)], count)
+        yield responses
+        decisions = CounterMetricFamily(
+            "headway_serve_decisions",
+            "Decisions by tenant and outcome.",
+            labels=["tenant", "outcome"],
+        )
+        keys = GaugeMetricFamily(
+            "headway_serve_keys", "Keys that were seen of late.", labels=["tenant"]
+        )
+        for tenant in service.tenants.all():
+            seen = tenant.activity.snapshot(limit=0)
+            decisions.add_metric([tenant.name, "admitted"], seen.admitted)
+            decisions.add_metric([tenant.name, "denied"], seen.denied)
+            keys.add_metric([tenant.name], seen.total)
+        yield decisions
+        yield keys
+        yield GaugeMetricFamily(
+            "headway_serve_waiting", "Requests that wait for their turn.", service.waiting
+        )
+        yield GaugeMetricFamily(
+            "headway_serve_connections", "Connections that are open.", len(guard.open)
+        )
+        cut_off = CounterMetricFamily(
+            "headway_serve_cut_off", "Connections closed, by the reason.", labels=["reason"]
+        )
+        for reason, count in (
+            ("slow", guard.slow),
+            ("too_many", guard.refused),
+            ("malformed", guard.malformed),
+        ):
+            cut_off.add_metric([reason], count)
+        yield cut_off
+        yield CounterMetricFamily(
+            "headway_serve_store_failures",
+            "Requests that the store could not answer.",
+            service.store_failures,
+        )
