@@ -26,6 +26,7 @@ QUESTIONS = {
     "headers": "headers",
     "smartratelimit": "smartratelimit",
     "middleware": "middleware",
+    "shared_memory": "shared_memory",
     "service": "service",
     "await": "async_limit",
     "async_with": "async_with",

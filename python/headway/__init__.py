@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     )
     from headway.rate_limiter import RateLimiterRegistry
     from headway.rate_limiter.exceptions import RateLimitExceeded
-    from headway.store import AtomicStore, RedisStore, SQLiteStore
+    from headway.store import AtomicStore, RedisStore, SharedMemoryStore, SQLiteStore
 
 __all__ = [
     "AsyncHook",
@@ -88,6 +88,7 @@ __all__ = [
     "RedisStore",
     "SQLiteStore",
     "SetUpError",
+    "SharedMemoryStore",
     "StoreType",
     "StoreUnavailableError",
     "SyncSemaphore",
@@ -135,6 +136,7 @@ _HOME_OF = {
     "RateLimiterType": "headway.constants",
     "RedisStore": "headway.store",
     "SQLiteStore": "headway.store",
+    "SharedMemoryStore": "headway.store",
     "SetUpError": "headway.exceptions",
     "StoreType": "headway.constants",
     "SyncSemaphore": "headway.limiters",

@@ -1,8 +1,9 @@
 """Where the states of keys live (throttled.md, "Storage Backends").
 
 `MemoryStore` keeps them in the process, bounded by `options={"MAX_SIZE": 65536}` keys;
-`RedisStore` on a server, for processes and machines that share limits; `SQLiteStore` in a file,
-for processes of one machine, and over restarts. A store of your own is made on `AtomicStore`.
+`SharedMemoryStore` in memory that processes of one machine share; `RedisStore` on a server, for
+processes and machines; `SQLiteStore` in a file, for processes of one machine, and over restarts. A
+store of your own is made on `AtomicStore`.
 """
 
 import atexit
@@ -29,6 +30,7 @@ from headway.exceptions import SetUpError
 from headway.types import AnyStore
 
 if TYPE_CHECKING:
+    from headway._shm_store import SharedMemoryStore
     from headway._sqlite_store import SQLiteStore
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "MemoryStore",
     "RedisStore",
     "SQLiteStore",
+    "SharedMemoryStore",
     "from_any",
     "from_env",
     "from_url",
@@ -55,16 +58,20 @@ class BaseStore(ABC):
 
 BaseStore.register(MemoryStore)
 BaseStore.register(_core.RedisStore)
+BaseStore.register(_core.SharedStore)
 BaseStore.register(AtomicStore)  # type: ignore[type-abstract]
+
+_MODULES = {"SQLiteStore": "headway._sqlite_store", "SharedMemoryStore": "headway._shm_store"}
 
 
 def __getattr__(name: str) -> object:
-    if name != "SQLiteStore":
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from headway._sqlite_store import SQLiteStore  # sqlite3 takes a while to import
+    from importlib import import_module  # sqlite3 takes a while to import
 
-    globals()[name] = SQLiteStore
-    return SQLiteStore
+    value: object = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
 
 
 _leasing: "WeakSet[RedisStore]" = WeakSet()
@@ -274,9 +281,6 @@ class RedisStore(_core.RedisStore):
         return f"RedisStore({self.server!r})"
 
 
-_LATER = ("shm",)
-
-
 _by_url: "WeakValueDictionary[str, RedisStore]" = WeakValueDictionary()
 _by_url_lock = open_after_fork(threading.Lock())
 
@@ -307,6 +311,23 @@ def _shared_sqlite(url: str) -> "SQLiteStore":
         return store
 
 
+_by_name: "WeakValueDictionary[tuple[str, str], SharedMemoryStore]" = WeakValueDictionary()
+
+
+def _shared_memory(url: str) -> "SharedMemoryStore":
+    """Return the one store of a name and of what is done when it is full."""
+    from headway._shm_store import SharedMemoryStore, read_url
+
+    name, options = read_url(url)
+    on_full = options.get("on_full", "evict")
+    with _by_url_lock:
+        store = _by_name.get((name, on_full))
+        if store is None or not store._is_current():  # it was removed: the name makes another
+            store = SharedMemoryStore(name, options.get("size"), on_full=on_full)
+            _by_name[name, on_full] = store
+        return store
+
+
 _by_client: "WeakValueDictionary[int, RedisStore]" = WeakValueDictionary()
 
 
@@ -315,14 +336,14 @@ def from_any(store: object) -> AnyStore:
 
     All who give the same client share one store. Raises `SetUpError` for anything else.
     """
-    if isinstance(store, (MemoryStore, RedisStore, AtomicStore)):
+    if isinstance(store, (MemoryStore, RedisStore, _core.SharedStore, AtomicStore)):
         return store
     if isinstance(store, str):
         return from_url(store)
     if not is_client(store):
         raise SetUpError(
-            f"Invalid store: {store!r}, must be a MemoryStore, a RedisStore, a SQLiteStore, a URL "
-            "such as 'redis://localhost:6379/0', or a client of redis-py."
+            f"Invalid store: {store!r}, must be a MemoryStore, a SharedMemoryStore, a RedisStore, "
+            "a SQLiteStore, a URL such as 'redis://localhost:6379/0', or a client of redis-py."
         )
     with _by_url_lock:
         made = _by_client.get(id(store))  # the store keeps the client, so its id is nobody else's
@@ -345,11 +366,8 @@ def from_url(url: str) -> AnyStore:
         return _shared_redis(url)
     if scheme == "sqlite" and "://" in url:
         return _shared_sqlite(url)
-    if "://" in url and scheme in _LATER:
-        raise SetUpError(
-            f"Invalid store: {_masked(url)!r}, {scheme}:// is not in this release of headway: "
-            "use 'memory://', 'sqlite:///…' or 'redis://…'."
-        )
+    if scheme == "shm" and "://" in url:
+        return _shared_memory(url)
     raise SetUpError(
         f"Invalid store: {_masked(url)!r}, must be a store, or a URL such as 'memory://' or 'redis://localhost:6379/0'."
     )

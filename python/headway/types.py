@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import ParamSpec, TypeAlias, TypeVar
 
 from headway._atomic_store import AtomicStore
-from headway._core import MemoryStore, Quota, RedisStore
+from headway._core import MemoryStore, Quota, RedisStore, SharedStore
 
 __all__ = [
     "AnyStore",
@@ -25,7 +25,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-AnyStore: TypeAlias = MemoryStore | RedisStore | AtomicStore
+AnyStore: TypeAlias = MemoryStore | RedisStore | SharedStore | AtomicStore
 Key: TypeAlias = str | bytes
 KeyT: TypeAlias = Key
 QuotaLike: TypeAlias = Quota | str | Sequence[Quota | str]

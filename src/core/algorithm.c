@@ -1,6 +1,8 @@
 /* Dispatch by algorithm. A switch rather than a table of pointers: the branch is predicted, the call is direct. */
 #include "algorithm.h"
 
+#include "clock.h"
+
 const char *const algorithm_names[ALGORITHM_COUNT] = {
     [FIXED_WINDOW] = "fixed_window",
     [SLIDING_WINDOW] = "sliding_window",
@@ -18,6 +20,21 @@ bool algorithm_step(enum algorithm_id id, struct state *s, const struct quota *q
     default:
         return gcra_step(s, q, cost, now);
     }
+}
+
+bool algorithm_may_have(enum algorithm_id id, const struct state *s) {
+    const int64_t *w = s->word;
+    if (w[0] < 0) {
+        return false;
+    }
+    if (!algorithm_is_bucket(id)) {
+        return w[0] <= CLOCK_END + 2 * QUOTA_PERIOD_MAX && w[1] >= 0 && w[1] <= QUOTA_LIMIT_MAX && w[2] >= 0 &&
+               w[2] <= QUOTA_LIMIT_MAX;
+    }
+    if (w[0] == INT64_MAX) {
+        return w[2] >= 0 && w[2] < (INT64_C(1) << 46);
+    }
+    return w[1] >= 0 && w[1] < QUOTA_LIMIT_MAX && w[2] == 0;
 }
 
 int64_t algorithm_wait(enum algorithm_id id, const struct state *s, const struct quota *q, int64_t cost, int64_t now) {

@@ -39,6 +39,9 @@ extern const char *const algorithm_names[ALGORITHM_COUNT];
  * 0 <= now < CLOCK_END, cost >= 0. */
 bool algorithm_step(enum algorithm_id id, struct state *s, const struct quota *q, int64_t cost, int64_t now);
 
+/* Can a step have written this state? The arithmetic relies on it, so ask where bytes come from elsewhere. */
+bool algorithm_may_have(enum algorithm_id id, const struct state *s);
+
 /* Nanoseconds until `cost` fits with no other traffic: 0 when it fits now, WAIT_NEVER when it cannot. */
 int64_t algorithm_wait(enum algorithm_id id, const struct state *s, const struct quota *q, int64_t cost, int64_t now);
 

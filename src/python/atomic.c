@@ -1,6 +1,8 @@
 /* Decisions in a store that is written in Python, as threads and tasks ask for them: see atomic.h. */
 #include "atomic.h"
 
+#include "shared_store_type.h"
+
 /* ---- threads ---- */
 
 /* headway._atomic.`function`(place, step, ...); takes no reference. */
@@ -21,6 +23,13 @@ static int ask_and_drop(LimiterObject *t, const char *function, StepObject *s) {
     return answer == NULL ? -1 : 0;
 }
 
+/* In shared memory, where it is done at once from anywhere. */
+static int update_and_drop(LimiterObject *t, StepObject *s) {
+    int answer = s == NULL ? -1 : shared_store_update(t->shared, s);
+    Py_XDECREF(s);
+    return answer;
+}
+
 int atomic_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost, int64_t timeout_ns,
                  struct outcome *out) {
     StepObject *s = step_limit(t, plan, key, cost, timeout_ns);
@@ -36,7 +45,8 @@ int atomic_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key
 }
 
 int atomic_reset(LimiterObject *t, PlanObject *plan, const struct table_key *key) {
-    return ask_and_drop(t, "update", step_new(t, plan, key, STEP_RESET, 0));
+    StepObject *s = step_new(t, plan, key, STEP_RESET, 0);
+    return t->shared != NULL ? update_and_drop(t, s) : ask_and_drop(t, "update", s);
 }
 
 int atomic_settle(LimiterObject *t, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
@@ -44,7 +54,7 @@ int atomic_settle(LimiterObject *t, PlanObject *plan, int rule, const struct tab
     if (s != NULL) {
         s->rule = rule;
     }
-    return ask_and_drop(t, "update_from_anywhere", s);
+    return t->shared != NULL ? update_and_drop(t, s) : ask_and_drop(t, "update_from_anywhere", s);
 }
 
 /* ---- tasks ---- */
@@ -74,6 +84,28 @@ static StepObject *step_of_call(CallObject *c) {
     return s;
 }
 
+/* What shared memory answers at once: NULL without an exception where the call is to wait. */
+static PyObject *shared_answer(CallObject *c) {
+    LimiterObject *t = (LimiterObject *)c->owner;
+    if (c->kind == CALL_PEEK) {
+        return limiter_peek(t, c->key);
+    }
+    if (c->kind == CALL_RESET) {
+        return limiter_reset(t, c->key);
+    }
+    struct table_key key;
+    struct outcome out;
+    PyObject *owned = NULL, *answer = NULL;
+    PlanObject *plan = key_from_object(t->module, c->key, &key, &owned) < 0 ? NULL : limiter_plan(t, c->key);
+    if (plan != NULL && shared_store_limit(t, plan, &key, c->cost, -1, &out) == 0 &&
+        (out.kind != OUTCOME_DENIED || c->timeout_ns <= 0)) {
+        answer = call_conclude(c, result_new(t->module, plan, &out));
+    }
+    Py_XDECREF(plan);
+    Py_XDECREF(owned);
+    return answer;
+}
+
 PySendResult atomic_start(CallObject *c, PyObject **result) {
     static const char *const coroutines[] = {
         [CALL_LIMIT] = "limit_async", [CALL_ENTER] = "limit_async", [CALL_PEEK] = "peek_async",
@@ -81,6 +113,12 @@ PySendResult atomic_start(CallObject *c, PyObject **result) {
     };
     LimiterObject *t = (LimiterObject *)c->owner;
     PySendResult end = PYGEN_ERROR;
+    if (t->shared != NULL) {
+        *result = shared_answer(c);
+        if (*result != NULL || PyErr_Occurred()) {
+            return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        }
+    }
     StepObject *s = step_of_call(c);
     PyObject *tried = s == NULL ? NULL : PyObject_CallMethodOneArg(t->atomic, t->module->str_try_update, (PyObject *)s);
     int done = tried == NULL ? -1 : PyObject_IsTrue(tried);

@@ -23,6 +23,7 @@ typedef struct {
     PlanObject *plan;
     PyObject *keys;        /* tuple of bytes, one for each rule */
     PyObject *key;         /* bytes: of all rules */
+    PyObject *bytes;       /* the user's key by itself */
     ClockObject *clock;    /* NULL: real time, */
     long long offset_ns;   /* and this: the store's time less this process' */
     long long cost;        /* of a settlement: the surplus */
@@ -35,6 +36,9 @@ typedef struct {
     struct outcome out;
     struct state before[QUOTA_RULES_MAX], after[QUOTA_RULES_MAX];
 } StepObject;
+
+/* What a step does, as a function of states: for stores that keep them as such. `context` is the StepObject; no Python is needed. */
+void step_change(void *context, struct state *states);
 
 /* New references. */
 StepObject *step_new(LimiterObject *t, PlanObject *plan, const struct table_key *key, enum step_kind kind,

@@ -5,6 +5,7 @@
  * An allowed call without hooks makes one object, the result, and no reference is taken but its own. */
 #include "atomic.h"
 #include "leased.h"
+#include "shared_store_type.h"
 #include "wait.h"
 
 #define PLANS_MAX 256 /* answers of a quota callable that are kept */
@@ -91,8 +92,9 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
     }
     int answer = 0;
     if (t->store == NULL) {
-        answer = t->redis != NULL ? redis_store_limit(t->redis, plan, &key, cost, timeout_ns, out)
-                                  : atomic_limit(t, plan, &key, cost, timeout_ns, out);
+        answer = t->shared != NULL  ? shared_store_limit(t, plan, &key, cost, timeout_ns, out)
+                 : t->redis != NULL ? redis_store_limit(t->redis, plan, &key, cost, timeout_ns, out)
+                                    : atomic_limit(t, plan, &key, cost, timeout_ns, out);
         Py_XDECREF(owned);
         return answer;
     }
@@ -283,8 +285,9 @@ PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
         struct decision d;
         if (t->store != NULL) {
             store_peek(&t->store->store, plan->plan, &table_key, &out);
-        } else if ((t->redis != NULL ? redis_store_limit(t->redis, plan, &table_key, 0, -1, &out)
-                                     : atomic_limit(t, plan, &table_key, 0, -1, &out)) < 0) {
+        } else if ((t->shared != NULL  ? shared_store_limit(t, plan, &table_key, 0, -1, &out)
+                    : t->redis != NULL ? redis_store_limit(t->redis, plan, &table_key, 0, -1, &out)
+                                       : atomic_limit(t, plan, &table_key, 0, -1, &out)) < 0) {
             goto done;
         }
         plan_report(plan, &out, &d);

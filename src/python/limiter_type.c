@@ -4,6 +4,7 @@
  * (`_limited_error`). */
 #include "atomic.h"
 #include "leased.h"
+#include "shared_store_type.h"
 #include "wait.h"
 
 LimiterObject *ready_limiter(PyObject *self) {
@@ -51,12 +52,20 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         }
         return Py_NewRef(store);
     }
+    if (PyObject_TypeCheck(store, m->shared_store)) {
+        if (((SharedStoreObject *)store)->table.file == NULL) {
+            PyErr_SetString(PyExc_RuntimeError, "SharedMemoryStore.__init__ was not called.");
+            return NULL;
+        }
+        return Py_NewRef(store);
+    }
     PyObject *module = PyImport_ImportModule("headway.store");
     if (module == NULL) {
         return NULL;
     }
     PyObject *made = PyObject_CallMethod(module, "from_any", "O", store);
-    if (made != NULL && !PyObject_TypeCheck(made, m->store) && !PyObject_TypeCheck(made, m->redis_store)) {
+    if (made != NULL && !PyObject_TypeCheck(made, m->store) && !PyObject_TypeCheck(made, m->redis_store) &&
+        !PyObject_TypeCheck(made, m->shared_store)) {
         PyObject *atomic = PyObject_GetAttrString(module, "AtomicStore");
         int is_atomic = atomic == NULL ? -1 : PyObject_IsInstance(made, atomic);
         Py_XDECREF(atomic);
@@ -196,6 +205,7 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         self->redis = (RedisStoreObject *)made_store;
     } else {
         self->atomic = made_store;
+        self->shared = PyObject_TypeCheck(made_store, m->shared_store) ? (SharedStoreObject *)made_store : NULL;
     }
     self->place = Py_NewRef(made_store); /* last: this says that the rest is there */
     plan = NULL;
@@ -226,6 +236,7 @@ static int limiter_clear(LimiterObject *self) {
     self->store = NULL;
     self->redis = NULL;
     self->atomic = NULL;
+    self->shared = NULL;
     Py_CLEAR(self->key);
     Py_CLEAR(self->quota);
     Py_CLEAR(self->cost);

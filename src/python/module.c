@@ -7,6 +7,7 @@
 #include "loop_link.h"
 #include "observation_type.h"
 #include "redis_store_type.h"
+#include "shared_store_type.h"
 
 #ifndef HEADWAY_VERSION
 #define HEADWAY_VERSION "0"
@@ -163,6 +164,7 @@ static int module_exec(PyObject *module) {
         add_type(module, &m->ledger, ledger_type_make(module), true) < 0 ||
         add_type(module, &m->observation, observation_type_make(module), true) < 0 ||
         add_type(module, &m->observed_dimension, observed_dimension_type_make(), true) < 0 ||
+        add_type(module, &m->shared_store, shared_store_type_make(module), true) < 0 ||
         add_type(module, &m->step, step_type_make(module), true) < 0 ||
         add_type(module, &m->bucket, bucket_type_make(module), true) < 0) {
         return -1;
@@ -189,6 +191,7 @@ static int module_exec(PyObject *module) {
     do_it(m->plan);                                                                                                    \
     do_it(m->link);                                                                                                    \
     do_it(m->redis_store);                                                                                             \
+    do_it(m->shared_store);                                                                                            \
     do_it(m->loop_link);                                                                                               \
     do_it(m->limiter);                                                                                                 \
     do_it(m->async_throttled);                                                                                         \

@@ -26,7 +26,7 @@
 
 struct module_state {
     PyTypeObject *rate, *quota, *state, *result, *clock, *store, *plan, *guarded, *bucket;
-    PyTypeObject *limiter, *throttled, *async_throttled, *link, *loop_link, *redis_store, *ledger, *step;
+    PyTypeObject *limiter, *throttled, *async_throttled, *link, *loop_link, *redis_store, *shared_store, *ledger, *step;
     PyTypeObject *call, *nothing_type, *task_wait, *waker, *alarm;
     PyTypeObject *observation, *observed_dimension;
     PyTypeObject *pool, *semaphore, *sync_semaphore, *async_semaphore, *thread_life;
@@ -104,7 +104,8 @@ typedef struct plan_object {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
-    struct redis_names *names; /* of a plan for Redis or an AtomicStore; else NULL, as the next three */
+    struct redis_names *names; /* of a plan for Redis or an AtomicStore; else NULL, as the next four */
+    struct shared_plan *shared;
     PyObject *prefix;
     struct plan_object *fallback; /* the same rules in the store that decides meanwhile; made when needed */
     struct lease_pool *lease;     /* where tokens are leased; then all who have this quota share the plan */
@@ -115,15 +116,16 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     struct module_state *module;
-    PlanObject *plan;                 /* NULL when the quota is a callable */
-    PyObject *place;                  /* the store that the user sees; NULL before __init__ */
-    StoreObject *store;               /* borrowed from `place`: in memory */
-    struct redis_store_object *redis; /* or this, likewise */
-    PyObject *atomic;                 /* or this: a headway.store.AtomicStore */
-    PyObject *key;                    /* str, bytes, callable or None */
-    PyObject *quota;                  /* Quota, tuple of Quota, or callable */
-    PyObject *cost;                   /* int or callable */
-    PyObject *hooks;                  /* tuple; NULL when empty */
+    PlanObject *plan;                   /* NULL when the quota is a callable */
+    PyObject *place;                    /* the store that the user sees; NULL before __init__ */
+    StoreObject *store;                 /* borrowed from `place`: in memory */
+    struct redis_store_object *redis;   /* or this, likewise */
+    PyObject *atomic;                   /* or this: a headway.store.AtomicStore, */
+    struct shared_store_object *shared; /* which may be in shared memory: then it is the same */
+    PyObject *key;                      /* str, bytes, callable or None */
+    PyObject *quota;                    /* Quota, tuple of Quota, or callable */
+    PyObject *cost;                     /* int or callable */
+    PyObject *hooks;                    /* tuple; NULL when empty */
     PyObject *prefix;
     PyObject *plans; /* answers of a quota callable -> Plan */
     double timeout;

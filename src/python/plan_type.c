@@ -3,6 +3,7 @@
 
 #include "lease.h"
 #include "scripts.h"
+#include "shared_table.h"
 
 static void free_names(struct redis_names *names) {
     PyMem_Free(names->prefix);
@@ -33,6 +34,7 @@ static void plan_dealloc(PlanObject *self) {
     if (self->names != NULL) {
         free_names(self->names);
     }
+    PyMem_Free(self->shared);
     Py_XDECREF(self->prefix);
     Py_XDECREF(self->fallback);
     Py_XDECREF(self->quotas);
@@ -76,6 +78,21 @@ static int name_keys(PlanObject *self, PyObject *prefix) {
         Py_XDECREF(text);
     }
     return answer;
+}
+
+/* And how they are told apart in shared memory. */
+static int number_keys(PlanObject *self) {
+    const struct redis_names *names = self->names;
+    self->shared = PyMem_Calloc(1, sizeof *self->shared);
+    if (self->shared == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->shared->seed = shared_seed(names->prefix, names->prefix_length);
+    for (int i = 0; i < self->plan->count; i++) {
+        self->shared->tags[i] = shared_tag(names->rules[i].tag, names->rules[i].length, self->plan->algorithm);
+    }
+    return 0;
 }
 
 static PlanObject *plan_make(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
@@ -132,7 +149,11 @@ PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefi
 }
 
 PlanObject *plan_new_atomic(struct module_state *m, PyObject *prefix, enum algorithm_id algorithm, PyObject *quotas) {
-    return plan_make(m, NULL, prefix, algorithm, quotas);
+    PlanObject *self = plan_make(m, NULL, prefix, algorithm, quotas);
+    if (self != NULL && number_keys(self) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
 }
 
 static PyType_Slot plan_slots[] = {{Py_tp_dealloc, plan_dealloc}, {0, NULL}};

@@ -19,22 +19,6 @@ static int64_t word_read(const char *at) {
     return (int64_t)word;
 }
 
-/* Only what a step can have written: the arithmetic relies on the bounds. */
-static bool state_is_sound(enum algorithm_id id, const struct state *s) {
-    const int64_t *w = s->word;
-    if (w[0] < 0) {
-        return false;
-    }
-    if (id == FIXED_WINDOW || id == SLIDING_WINDOW) {
-        return w[0] <= CLOCK_END + 2 * QUOTA_PERIOD_MAX && w[1] >= 0 && w[1] <= QUOTA_LIMIT_MAX && w[2] >= 0 &&
-               w[2] <= QUOTA_LIMIT_MAX;
-    }
-    if (w[0] == INT64_MAX) {
-        return w[2] >= 0 && w[2] < (INT64_C(1) << 46);
-    }
-    return w[1] >= 0 && w[1] < QUOTA_LIMIT_MAX && w[2] == 0;
-}
-
 void state_write(enum algorithm_id id, const struct state *s, char *at) {
     at[0] = (char)(STATE_VERSION << 4 | (int)id);
     for (int k = 0; k < 3; k++) {
@@ -46,7 +30,7 @@ bool state_read(enum algorithm_id id, const char *at, struct state *s) {
     for (int k = 0; k < 3; k++) {
         s->word[k] = word_read(at + 1 + 8 * k);
     }
-    return at[0] == (STATE_VERSION << 4 | (int)id) && state_is_sound(id, s);
+    return at[0] == (STATE_VERSION << 4 | (int)id) && algorithm_may_have(id, s);
 }
 
 static int states_read(struct module_state *m, PyObject *object, enum algorithm_id id, Py_ssize_t count,

@@ -24,6 +24,7 @@ static void step_dealloc(PyObject *object) {
     Py_XDECREF(s->plan);
     Py_XDECREF(s->keys);
     Py_XDECREF(s->key);
+    Py_XDECREF(s->bytes);
     Py_XDECREF(s->clock);
     type->tp_free(object);
     Py_DECREF(type);
@@ -110,7 +111,8 @@ StepObject *step_new(LimiterObject *t, PlanObject *plan, const struct table_key 
     s->plan = (PlanObject *)Py_NewRef(plan);
     s->kind = kind;
     s->cost = cost;
-    if (name_keys(s, key) < 0 || read_clock(s, t->atomic) < 0) {
+    s->bytes = PyBytes_FromStringAndSize(key->bytes, (Py_ssize_t)key->length);
+    if (s->bytes == NULL || name_keys(s, key) < 0 || read_clock(s, t->atomic) < 0) {
         Py_CLEAR(s);
     }
     return s;
@@ -224,6 +226,26 @@ static void run_undo(StepObject *s, struct state *found) {
         const struct rule *r = rule_at(s, i);
         algorithm_refund(p->algorithm, &found[i], &r->quota, rule_cost(r, s->cost), now);
     }
+}
+
+void step_change(void *context, struct state *states) {
+    StepObject *s = context;
+    size_t size = (size_t)s->plan->plan->count * sizeof *states;
+    if (s->kind == STEP_RESET) {
+        memset(states, 0, size);
+        return;
+    }
+    if (s->kind == STEP_UNDO) {
+        run_undo(s, states);
+        return;
+    }
+    memcpy(s->before, states, size);
+    if (s->kind == STEP_LIMIT) {
+        run_limit(s);
+    } else {
+        run_settle(s);
+    }
+    memcpy(states, s->after, size);
 }
 
 /* ---- from bytes to bytes ---- */
@@ -356,6 +378,7 @@ static PyObject *step_undo(PyObject *object, PyObject *unused) {
         undo->plan = (PlanObject *)Py_NewRef(s->plan);
         undo->keys = Py_NewRef(s->keys);
         undo->key = Py_NewRef(s->key);
+        undo->bytes = Py_NewRef(s->bytes);
         undo->clock = (ClockObject *)Py_XNewRef(s->clock);
         undo->offset_ns = s->offset_ns;
         undo->cost = s->cost;

@@ -41,7 +41,7 @@ class Place:
     @property
     def has_permits(self) -> bool:
         """Whether semaphores can live there."""
-        return self.kind in ("memory", "redis")
+        return True
 
 
 def known_kinds() -> list[str]:

@@ -1,0 +1,346 @@
+/* Decisions in shared memory whose process is killed or stopped at each instruction of them.
+ *
+ * A child decides, one instruction at a time under ptrace. After the n-th it is killed, or left standing. Then this process uses up
+ * what is left of the quota: what both were given together must be the quota, whatever n is, and nobody may wait for long. */
+#include <pthread.h>
+
+#include "shared_help.h"
+
+#if defined(__linux__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define STEPPING 1
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#else
+#define STEPPING 0
+#endif
+
+static void check_hash(void) {
+    /* Of the authors' test vectors: the key is 00 01 .. 0f, the text 00 01 .. of that length. */
+    static const unsigned char expected[2][16] = {
+        {0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6, 0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93},
+        {0xda, 0x87, 0xc1, 0xd8, 0x6b, 0x99, 0xaf, 0x44, 0x34, 0x76, 0x59, 0x11, 0x9b, 0x22, 0xfc, 0x45},
+    };
+    unsigned char text[64];
+    for (int i = 0; i < 64; i++) {
+        text[i] = (unsigned char)i;
+    }
+    uint64_t key[2] = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)}, out[2];
+    for (int n = 0; n < 2; n++) {
+        siphash128(key, text, (size_t)n, out);
+        for (int i = 0; i < 16; i++) {
+            CHECK_EQUAL(out[i / 8] >> (8 * (i % 8)) & 0xFF, expected[n][i]);
+        }
+    }
+}
+
+static void check_decisions(void) {
+    for (int algorithm = 0; algorithm < ALGORITHM_COUNT; algorithm++) {
+        for (int rules = 1; rules <= QUOTA_RULES_MAX; rules += 5) { /* at most 16 in a bucket */
+            struct bench b;
+            bench_open(&b, (enum algorithm_id)algorithm, 7, rules);
+            CHECK_EQUAL(bench_exhaust(&b, "k", 100), 7);
+            CHECK_EQUAL(shared_table_count(&b.table), rules);
+            CHECK_EQUAL(bench_exhaust(&b, "other", 100), 7);
+            CHECK_EQUAL(shared_table_clear(&b.table, &b.error), SHARED_ENTERED);
+            CHECK_EQUAL(shared_table_count(&b.table), 0);
+            CHECK_EQUAL(bench_exhaust(&b, "k", 100), 7);
+            bench_close(&b);
+        }
+    }
+}
+
+static void check_full(void) {
+    struct bench b;
+    char name[32];
+    bench_open(&b, GCRA, 2, 1);
+    int64_t capacity = shared_table_capacity(&b.table);
+    CHECK_EQUAL(bench_exhaust(&b, "limited", 100), 2);
+    for (int i = 0; i < 3 * capacity; i++) { /* a flood of fresh keys */
+        snprintf(name, sizeof name, "fresh-%d", i);
+        CHECK_EQUAL(bench_ask(&b, name, 1), OUTCOME_ADMITTED);
+    }
+    CHECK_EQUAL(bench_ask(&b, "limited", 1), OUTCOME_DENIED);
+    CHECK(atomic_load(&b.table.evictions) > capacity);
+    CHECK(shared_table_count(&b.table) <= capacity);
+    b.table.when_full = TABLE_REFUSE;
+    int refused = 0;
+    for (int i = 0; i < capacity; i++) {
+        snprintf(name, sizeof name, "late-%d", i);
+        refused += bench_ask(&b, name, 1) == OUTCOME_FULL;
+    }
+    CHECK(refused > capacity / 2);
+    bench_close(&b);
+}
+
+/* Threads without a lock of their own, as on a Python without a GIL: they come with one number, and rob each other as well. */
+static struct bench threaded;
+static _Atomic int threads_admitted;
+
+static void *exhaust(void *unused) {
+    (void)unused;
+    atomic_fetch_add(&threads_admitted, bench_exhaust(&threaded, "k", 1000000));
+    return NULL;
+}
+
+static void check_threads(void) {
+    for (int rules = 1; rules <= 3; rules += 2) {
+        pthread_t threads[4];
+        bench_open(&threaded, TOKEN_BUCKET, 20000, rules);
+        atomic_store(&threads_admitted, 0);
+        for (int i = 0; i < 4; i++) {
+            CHECK_EQUAL(pthread_create(&threads[i], NULL, exhaust, NULL), 0);
+        }
+        for (int i = 0; i < 4; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        CHECK_EQUAL(atomic_load(&threads_admitted), 20000);
+        bench_close(&threaded);
+    }
+}
+
+#if STEPPING
+
+struct said {
+    _Atomic int done, admitted; /* decisions of the child */
+};
+
+/* What the child does: two decisions, of which the first is watched. */
+static void decide(struct bench *b, struct said *said, const char *name) {
+    struct table_key key = {.bytes = name, .length = strlen(name)};
+    struct outcome out;
+    struct shared_error error;
+    uint64_t hash[2];
+    shared_table_hash(&b->table, &b->ids, &key, hash);
+    shared_number(b->table.file, &error); /* registering is many system calls, and takes no bucket */
+    ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+    __asm__ volatile("int3");
+    for (int i = 0; i < 2; i++) {
+        shared_table_limit(&b->table, b->plan, &b->ids, &key, hash, 1, true, &out, &error);
+        atomic_fetch_add(&said->admitted, out.kind == OUTCOME_ADMITTED);
+        atomic_store(&said->done, i + 1);
+    }
+    _exit(0);
+}
+
+static bool step_once(pid_t child) {
+    int status;
+    if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) != 0 || waitpid(child, &status, 0) != child) {
+        return false;
+    }
+    return WIFSTOPPED(status);
+}
+
+enum fate { KILLED, LEFT_STANDING };
+
+/* Steps through the child's first decision, n instructions; then its fate. False: that decision was over before. */
+static bool run_to(struct bench *b, struct said *said, int n, enum fate fate, pid_t *standing) {
+    atomic_store(&said->done, 0);
+    atomic_store(&said->admitted, 0);
+    pid_t child = fork();
+    if (child == 0) {
+        decide(b, said, "hot");
+    }
+    int status;
+    waitpid(child, &status, 0);
+    bool alive = true;
+    for (int i = 0; i < n && alive; i++) {
+        alive = step_once(child) && atomic_load_explicit(&said->done, memory_order_relaxed) == 0;
+    }
+    *standing = 0;
+    if (fate == KILLED) {
+        kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+    } else {
+        *standing = child;
+    }
+    return alive;
+}
+
+static void finish(pid_t child) {
+    int status;
+    ptrace(PTRACE_CONT, child, NULL, NULL);
+    while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+        ptrace(PTRACE_CONT, child, NULL, WSTOPSIG(status) == SIGSTOP ? 0 : (long)WSTOPSIG(status));
+    }
+}
+
+#define QUOTA 6
+
+/* A child that decides on `name` and stands still while it holds a bucket. */
+static pid_t stand_holding(struct bench *b, struct said *said, const char *name) {
+    struct shared_file *f = b->table.file;
+    pid_t child = fork();
+    if (child == 0) {
+        decide(b, said, name);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    uint32_t number = atomic_load(&f->header->last_number);
+    for (int n = 0; n < 20000 && step_once(child); n++) {
+        for (uint32_t i = 0; i < f->layout.buckets + f->layout.spares; i++) {
+            uint64_t word = atomic_load(&f->buckets[i].lock.word);
+            if (shared_holder(word) == number && !(word & SHARED_MOVED)) {
+                return child;
+            }
+        }
+    }
+    CHECK(!"the child has held a bucket");
+    return child;
+}
+
+/* What the child finds: nothing of the key; the key; a bucket without room for it; the key in a spare, which it gives back. */
+enum before { NOTHING, THERE, FULL, MOVED };
+
+/* Each n from 1 until the child gets through. */
+static void check_each_instruction(const char *what, enum algorithm_id algorithm, int rules, enum before before,
+                                   enum fate fate, int stride) {
+    struct said *said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int64_t longest = 0;
+    int n = 1, robbed = 0;
+    struct bench b;
+    bench_open(&b, algorithm, QUOTA, rules);
+    for (bool alive = true; alive; n += stride) {
+        pid_t child;
+        shared_table_clear(&b.table, &b.error);
+        if (before == FULL) { /* the bucket of the key, so that it must make room */
+            char name[32];
+            uint32_t bucket = bench_bucket(&b, "hot");
+            for (int i = 0, filled = 0; filled < 2 * BUCKET_CELLS; i++) {
+                snprintf(name, sizeof name, "other-%d", i);
+                if (bench_bucket(&b, name) == bucket) {
+                    bench_ask(&b, name, 1);
+                    filled++;
+                }
+            }
+        }
+        int own = before == THERE || before == MOVED ? bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED : 0;
+        if (before == MOVED) {
+            pid_t first = stand_holding(&b, said, "hot");
+            own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
+            kill(first, SIGKILL);
+            waitpid(first, NULL, 0);
+            /* Nobody is in the way of giving the spare back: the lowest bit says so, see shared_bucket.h. */
+            atomic_fetch_or(&b.table.file->buckets[bench_bucket(&b, "hot")].lock.word, UINT64_C(1));
+        }
+        alive = run_to(&b, said, n, fate, &child);
+        uint32_t generation = atomic_load(&b.table.file->header->last_generation);
+        int64_t start = bench_now();
+        own += bench_exhaust(&b, "hot", 2 * QUOTA);
+        int64_t took = bench_now() - start;
+        longest = took > longest ? took : longest;
+        robbed += atomic_load(&b.table.file->header->last_generation) != generation;
+        if (child != 0) {
+            finish(child);
+        }
+        int all = own + atomic_load(&said->admitted);
+        /* Who was killed may have been admitted and not have got to say so. */
+        int least = alive && fate == KILLED ? QUOTA - 1 : QUOTA;
+        if (all < least || all > QUOTA) {
+            fprintf(stderr, "%s, instruction %d: %d of %d\n", what, n, all, QUOTA);
+        }
+        CHECK(all >= least && all <= QUOTA);
+        CHECK_EQUAL(bench_ask(&b, "hot", 1), OUTCOME_DENIED);
+    }
+    CHECK(longest < NS_PER_S);
+    fprintf(stderr, "  %s: %d instructions, %d robbed, at most %.1f ms\n", what, n, robbed,
+            (double)longest / NS_PER_MS);
+    bench_close(&b);
+    munmap(said, 4096);
+}
+
+static void check_no_spare_is_left(void) {
+    struct said *said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct bench b;
+    char names[64][16];
+    pid_t children[64];
+    bench_open(&b, GCRA, QUOTA, 1);
+    int spares = (int)b.table.file->layout.spares, found = 0;
+    for (int i = 0; found <= spares; i++) { /* in buckets of their own */
+        bool fresh = true;
+        snprintf(names[found], sizeof names[found], "k%d", i);
+        for (int k = 0; k < found; k++) {
+            fresh = fresh && bench_bucket(&b, names[k]) != bench_bucket(&b, names[found]);
+        }
+        found += fresh;
+    }
+    for (int i = 0; i <= spares; i++) {
+        children[i] = stand_holding(&b, said, names[i]);
+    }
+    for (int i = 0; i < spares; i++) {
+        CHECK_EQUAL(bench_ask(&b, names[i], 1), OUTCOME_ADMITTED);
+    }
+    char pid[16];
+    snprintf(pid, sizeof pid, "%d", (int)children[spares]);
+    CHECK_EQUAL(bench_ask(&b, names[spares], 1), OUTCOME_NO_MEMORY);
+    CHECK_EQUAL(b.error.fault, SHARED_STOPPED);
+    CHECK(strstr(b.error.text, pid) != NULL);
+    kill(children[0], SIGKILL); /* its spare is free again */
+    waitpid(children[0], NULL, 0);
+    CHECK_EQUAL(bench_ask(&b, names[spares], 1), OUTCOME_ADMITTED);
+    for (int i = 1; i <= spares; i++) {
+        finish(children[i]);
+    }
+    int given = 0;
+    for (int i = 0; i <= spares; i++) {
+        given += 1 + bench_exhaust(&b, names[i], 2 * QUOTA);
+    }
+    CHECK_EQUAL(given + atomic_load(&said->admitted), (spares + 1) * QUOTA);
+    bench_close(&b);
+    munmap(said, 4096);
+}
+
+/* Somebody stands in a bucket, another in the spare that stands for it; then they go on, in both orders. */
+static void check_chains(void) {
+    struct said *said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    for (int order = 0; order < 2; order++) {
+        struct bench b;
+        bench_open(&b, TOKEN_BUCKET, 2 * QUOTA, 1);
+        atomic_store(&said->admitted, 0);
+        int own = bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
+        pid_t first = stand_holding(&b, said, "hot");
+        own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
+        pid_t second = stand_holding(&b, said, "hot");
+        own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
+        CHECK_EQUAL(own, 3);
+        finish(order == 0 ? first : second);
+        own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
+        finish(order == 0 ? second : first);
+        own += bench_exhaust(&b, "hot", 4 * QUOTA);
+        CHECK_EQUAL(own + atomic_load(&said->admitted), 2 * QUOTA);
+        for (uint32_t i = 0; i < b.table.file->layout.buckets; i++) { /* everything is where it was */
+            CHECK(!(atomic_load(&b.table.file->buckets[i].lock.word) & SHARED_MOVED));
+        }
+        bench_close(&b);
+    }
+    munmap(said, 4096);
+}
+
+static void check_stepping(void) {
+    /* Each instruction takes a minute and a half; a part of them, spread evenly, some seconds. */
+    int part = getenv("HEADWAY_EVERY_INSTRUCTION") != NULL ? 0 : 1;
+    check_each_instruction("killed, a key that is there", GCRA, 1, THERE, KILLED, 1 + 6 * part);
+    check_each_instruction("killed, a new key", FIXED_WINDOW, 1, NOTHING, KILLED, 1 + 12 * part);
+    check_each_instruction("killed, three rules", TOKEN_BUCKET, 3, NOTHING, KILLED, 3 + 40 * part);
+    check_each_instruction("killed, in a full bucket", SLIDING_WINDOW, 1, FULL, KILLED, 3 + 50 * part);
+    check_each_instruction("stopped, a key that is there", GCRA, 1, THERE, LEFT_STANDING, 1 + 6 * part);
+    check_each_instruction("stopped, three rules in a full bucket", GCRA, 3, FULL, LEFT_STANDING, 7 + 230 * part);
+    check_each_instruction("killed, giving a spare back", GCRA, 1, MOVED, KILLED, 1 + 30 * part);
+    check_each_instruction("stopped, giving a spare back", GCRA, 1, MOVED, LEFT_STANDING, 1 + 30 * part);
+}
+
+#endif
+
+int main(void) {
+    clock_start();
+    fork_start();
+    check_hash();
+    check_decisions();
+    check_full();
+    check_threads();
+#if STEPPING
+    check_no_spare_is_left();
+    check_chains();
+    check_stepping();
+#endif
+    return check_end("test_shared");
+}

@@ -1,0 +1,221 @@
+/* Values in a shared file: what is written is read, by any process, whole; a change by others is noticed; the dead leave nothing
+ * behind. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "clock.h"
+#include "shared_values.h"
+
+static char name[64];
+static struct shared_error error;
+static uint32_t holder;
+
+static struct shared_file *open_file(int64_t size) {
+    struct shared_file *f = shared_open(name, strlen(name), size, true, &error);
+    if (f == NULL) {
+        printf("%s\n", error.text);
+        exit(1);
+    }
+    return f;
+}
+
+static size_t get(struct shared_file *f, const char *key, char *bytes, size_t room, uint64_t *mark) {
+    size_t length = 0;
+    CHECK(shared_value_read(f, key, strlen(key), true, bytes, room, &length, mark, &holder, &error) == SHARED_VALUE_OK);
+    return length;
+}
+
+static enum shared_value_end set(struct shared_file *f, const char *key, const char *bytes, size_t length,
+                                 uint64_t mark) {
+    return shared_value_write(f, key, strlen(key), true, bytes, length, mark, &holder, &error);
+}
+
+static void test_what_is_written_is_read(void) {
+    struct shared_file *f = open_file(1 << 20);
+    static char in[200000], out[200000];
+    uint64_t mark;
+    CHECK(get(f, "k", out, sizeof out, &mark) == 0);
+    for (size_t length = 1; length < 1000; length += 7) {
+        for (size_t i = 0; i < length; i++) {
+            in[i] = (char)(i * 31 + length);
+        }
+        CHECK(set(f, "k", in, length, mark) == SHARED_VALUE_OK);
+        memset(out, 0, length);
+        CHECK(get(f, "k", out, sizeof out, &mark) == length);
+        CHECK(memcmp(in, out, length) == 0);
+        CHECK(get(f, "k", out, 5, &mark) == length);
+    }
+    size_t most = shared_value_max(f);
+    CHECK(most > 5000 && most < sizeof in);
+    CHECK(set(f, "k", in, most, mark) == SHARED_VALUE_OK);
+    CHECK(get(f, "k", out, sizeof out, &mark) == most);
+    CHECK(set(f, "k", in, most, mark) == SHARED_VALUE_OK); /* beside the old one */
+    CHECK(get(f, "k", out, sizeof out, &mark) == most);
+    CHECK(set(f, "k", in, most + 1, mark) == SHARED_VALUE_FULL);
+    uint64_t other;
+    get(f, "other", out, sizeof out, &other);
+    CHECK(set(f, "other", in, most, other) == SHARED_VALUE_OK);
+    CHECK(set(f, "third", in, most, 0) == SHARED_VALUE_FULL);
+    CHECK(set(f, "k", NULL, 0, mark) == SHARED_VALUE_OK);
+    CHECK(get(f, "k", out, sizeof out, &mark) == 0);
+    CHECK(get(f, "other", out, sizeof out, &other) == most);
+    CHECK(set(f, "third", in, most, 0) == SHARED_VALUE_OK);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
+static void test_a_change_by_others_is_noticed(void) {
+    struct shared_file *f = open_file(1 << 20);
+    char out[8];
+    uint64_t mark, absent;
+    get(f, "k", out, sizeof out, &absent);
+    CHECK(set(f, "k", "a", 1, absent) == SHARED_VALUE_OK);
+    CHECK(set(f, "k", "b", 1, absent) == SHARED_VALUE_CHANGED);
+    get(f, "k", out, sizeof out, &mark);
+    CHECK(set(f, "k", "c", 1, mark) == SHARED_VALUE_OK);
+    CHECK(set(f, "k", "d", 1, mark) == SHARED_VALUE_CHANGED);
+    get(f, "k", out, sizeof out, &mark);
+    CHECK(out[0] == 'c');
+    CHECK(set(f, "k", NULL, 0, mark) == SHARED_VALUE_OK);
+    CHECK(set(f, "k", "e", 1, mark) == SHARED_VALUE_CHANGED);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
+static void test_entries_are_used_again(void) {
+    struct shared_file *f = open_file(1 << 20);
+    char key[16], out[8];
+    uint64_t mark;
+    for (int i = 0; i < 5000; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        get(f, key, out, sizeof out, &mark);
+        CHECK(set(f, key, "x", 1, mark) == SHARED_VALUE_OK);
+        get(f, key, out, sizeof out, &mark);
+        CHECK(set(f, key, NULL, 0, mark) == SHARED_VALUE_OK);
+    }
+    int many = 0;
+    enum shared_value_end end = SHARED_VALUE_OK;
+    while (end == SHARED_VALUE_OK && many < 100000) {
+        snprintf(key, sizeof key, "m%d", many++);
+        end = set(f, key, "x", 1, 0);
+    }
+    CHECK(end == SHARED_VALUE_FULL && many > 16);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
+/* A value of varying length that is made of one number. */
+static size_t make(char *bytes, uint32_t number) {
+    size_t count = 1 + number % 60;
+    for (size_t i = 0; i < count; i++) {
+        memcpy(bytes + 4 * i, &number, 4);
+    }
+    return 4 * count;
+}
+
+static uint32_t add_one(struct shared_file *f) {
+    char bytes[256];
+    for (;;) {
+        uint64_t mark;
+        uint32_t number = 0;
+        size_t length = get(f, "count", bytes, sizeof bytes, &mark);
+        if (length > 0) {
+            char expected[256];
+            memcpy(&number, bytes, 4);
+            CHECK(length == make(expected, number) && memcmp(bytes, expected, length) == 0);
+        }
+        enum shared_value_end end = set(f, "count", bytes, make(bytes, number + 1), mark);
+        if (end == SHARED_VALUE_OK) {
+            return number + 1;
+        }
+        CHECK(end == SHARED_VALUE_CHANGED);
+    }
+}
+
+static void test_processes_that_are_killed_leave_a_whole_value(void) {
+    struct shared_file *f = open_file(1 << 20);
+    enum { ROUNDS = 60, TURNS = 300 };
+    for (int round = 0; round < ROUNDS; round++) {
+        pid_t victim = fork(), counter = victim == 0 ? 0 : fork();
+        if (victim == 0) {
+            for (;;) {
+                add_one(f);
+            }
+        }
+        if (counter == 0) {
+            for (int i = 0; i < TURNS; i++) {
+                add_one(f);
+            }
+            _exit(0);
+        }
+        usleep((useconds_t)(rand() % 2000));
+        kill(victim, SIGKILL);
+        int status;
+        waitpid(victim, &status, 0);
+        CHECK(waitpid(counter, &status, 0) == counter && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    CHECK(add_one(f) > ROUNDS * TURNS);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
+static void test_who_waits_is_woken_by_another_process(void) {
+    struct shared_file *f = open_file(1 << 20);
+    uint32_t seen = shared_value_changes(f);
+    pid_t other = fork();
+    if (other == 0) {
+        usleep(20000);
+        add_one(f);
+        _exit(0);
+    }
+    int64_t start = clock_now();
+    while (shared_value_changes(f) == seen && clock_now() - start < 20 * NS_PER_S) {
+        shared_value_wait(f, seen, 10 * NS_PER_S);
+    }
+    CHECK(shared_value_changes(f) != seen);
+    CHECK(clock_now() - start < 9 * NS_PER_S);
+    shared_value_wait(f, seen, 10 * NS_PER_S); /* which has passed: no wait */
+    CHECK(clock_now() - start < 9 * NS_PER_S);
+    waitpid(other, NULL, 0);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
+/* Any number in the file may be wrong: there is a wrong value then, or none, and nothing worse. */
+static void test_a_damaged_file_is_survived(void) {
+    struct shared_file *f = open_file(1 << 20);
+    char bytes[256];
+    uint64_t mark;
+    for (int i = 0; i < 20000; i++) {
+        uint32_t *words = (uint32_t *)(void *)f->records;
+        size_t at = (size_t)rand() % ((size_t)f->layout.records * (SHARED_RECORD_BYTES / 4));
+        if (at < 16) { /* the lock has tests of its own */
+            continue;
+        }
+        words[at] = rand() % 2 ? (uint32_t)rand() : (uint32_t)rand() % f->layout.records;
+        for (const char *key = "abc"; *key; key++) {
+            size_t length = get(f, key, bytes, sizeof bytes, &mark);
+            CHECK(length <= shared_value_max(f));
+            set(f, key, bytes, length < sizeof bytes ? length : sizeof bytes, mark);
+        }
+    }
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
+int main(void) {
+    clock_start();
+    snprintf(name, sizeof name, "test-values-%d", (int)getpid());
+    test_what_is_written_is_read();
+    test_a_change_by_others_is_noticed();
+    test_entries_are_used_again();
+    test_processes_that_are_killed_leave_a_whole_value();
+    test_who_waits_is_woken_by_another_process();
+    test_a_damaged_file_is_survived();
+    return check_end("values in a shared file");
+}
