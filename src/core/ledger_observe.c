@@ -157,6 +157,13 @@ static int64_t reset_slack(const struct observed_dimension *o, int64_t sent, int
     return (o->reset_ns % NS_PER_S == 0 ? NS_PER_S : NS_PER_S / 20) + under_way;
 }
 
+/* May the window be so short that its reset and that of the next, as they are told, cannot be told apart? Of a window that nobody has
+ * told this is thought whenever the reset is near: near the end of a long one, then, it is later by up to a second. */
+static bool may_be_short(const struct ledger_dimension *d, const struct observed_dimension *o, int64_t slack) {
+    int64_t window = d->window_ns > 0 ? d->window_ns : o->reset_ns;
+    return o->reset == RESET_AFTER && window <= 2 * slack;
+}
+
 /* Is this reset the one that has passed already? */
 static bool is_passed_reset(const struct ledger_dimension *d, const struct observed_dimension *o, int64_t raw,
                             int64_t slack) {
@@ -199,7 +206,7 @@ static void hear_reset(const struct ledger *l, struct ledger_dimension *d, const
     }
     if (current > received && !d->reset_assumed && theirs == d->reset_is_theirs) {
         bool newer = d->word_count == 0 || sent >= d->words[d->word_count - 1].received_ns;
-        if (!theirs && seconds && !d->reset_moves) {
+        if (!theirs && seconds && !d->reset_moves && !may_be_short(d, o, slack)) {
             /* Seconds that are rounded up come down on the instant: the least of them is nearest. */
             if (local >= current && local - current <= slack) {
                 return;
@@ -207,6 +214,9 @@ static void hear_reset(const struct ledger *l, struct ledger_dimension *d, const
             d->reset_moves = local > current;
         } else if (!newer && local < current) {
             return; /* what moves on was heard of already */
+        } else if (!theirs && seconds && local > current && d->trust >= LEDGER_TRUST) {
+            /* Perhaps it is that of the next window: so the later one holds. That it is kept does not tell how seconds are rounded. */
+            d->trust = LEDGER_TRUST - 1;
         }
     }
     set_reset(d, raw, theirs, false);

@@ -144,6 +144,19 @@ static void seconds_that_were_cut_make_one_probe_fail_and_not_a_crowd(void) {
     CHECK_EQUAL(answer.wait_ns, 505 * MS);
 }
 
+static void a_crowd_that_straddles_the_end_of_a_second_waits_for_the_end_of_the_next(void) {
+    ledger_init(&l); /* windows of a second; they turn at T0 + 5 ms */
+    hears(reserve(T0), says(3, 2, S), T0, T0 + 2 * MS);
+    struct ledger_ticket *before = reserve(T0 + 2 * MS), *after = reserve(T0 + 2 * MS);
+    hears(before, says(3, 1, S), T0 + 2 * MS, T0 + 6 * MS);
+    hears(after, says(3, 2, S), T0 + 2 * MS, T0 + 8 * MS);
+    hears(reserve(T0 + 8 * MS), says(3, 1, S), T0 + 8 * MS, T0 + 10 * MS);
+    hears(reserve(T0 + 10 * MS), says(3, 0, S), T0 + 10 * MS, T0 + 12 * MS);
+    CHECK_EQUAL(grants(T0 + S + 4 * MS, 10), 0); /* the least of the resets that were told was T0 + 1.002 s */
+    CHECK_EQUAL(answer.wait_ns, 8 * MS);
+    CHECK_EQUAL(grants(T0 + S + 12 * MS, 10), 1);
+}
+
 static void a_dead_process_leaves_no_count_for_ever(void) {
     ledger_init(&l);
     hears(reserve(T0), says(10, 4, 1000 * S), T0, T0 + MS);
@@ -365,6 +378,7 @@ int main(void) {
     after_the_reset_one_request_asks_and_then_all_go();
     a_reset_that_was_kept_is_trusted_the_next_time();
     seconds_that_were_cut_make_one_probe_fail_and_not_a_crowd();
+    a_crowd_that_straddles_the_end_of_a_second_waits_for_the_end_of_the_next();
     a_dead_process_leaves_no_count_for_ever();
     what_nobody_heard_of_stays_spent_until_the_reset();
     a_request_that_was_never_sent_gives_its_cost_back();

@@ -18,7 +18,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 EXAMPLES = [example for page in PAGES for example in examples_of(page)]
 REDIS = "localhost:6379"
-EXTRAS = ("trio", "anyio", "uvloop", "celery", "httpx", "fastapi", "starlette", "flask", "django", "aiohttp", "mcp", "prometheus_client", "opentelemetry")
+EXTRAS = (
+    "trio",
+    "anyio",
+    "uvloop",
+    "celery",
+    "httpx",
+    "fastapi",
+    "starlette",
+    "flask",
+    "django",
+    "aiohttp",
+    "mcp",
+    "prometheus_client",
+    "opentelemetry",
+)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e.page} line {e.line}")

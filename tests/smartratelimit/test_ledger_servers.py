@@ -75,6 +75,28 @@ def test_a_fixed_window_is_used_up_and_never_overrun(
     assert share(server, seen.served) >= min(0.95 if slow == 0 else 0.9, slowest)
 
 
+@pytest.mark.parametrize("tells_window", [False, True])
+@pytest.mark.parametrize("seconds", [1, 2, 3])
+@pytest.mark.parametrize("slowest", [5 * MS, 40 * MS, 300 * MS])
+def test_a_window_as_short_as_its_resets_are_coarse_is_not_overrun(
+    slowest: int, seconds: int, tells_window: bool
+) -> None:
+    """All that is told is "1 s": of this window, or of the next."""
+    for seed in range(4):
+        server = FixedWindow(100, seconds * S, offset=370 * MS)
+        simulation = Simulation(
+            server,
+            "ceil",
+            tasks=60,
+            seed=seed,
+            tells_window=tells_window,
+            latency=(1 * MS, slowest),
+        )
+        seen = simulation.run(WINDOWS * server.window)
+        assert seen.refused == 0
+        assert share(server, seen.served) >= 0.7
+
+
 @calm
 @given(seed=st.integers(0, 10**6), tells_window=st.booleans(), tasks=st.integers(10, 100))
 def test_seconds_that_are_cut_cost_one_refusal_and_not_a_crowd(

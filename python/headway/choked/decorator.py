@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headway import _core
-from headway._atomic_store import AtomicStore
 from headway._checks import positive, positive_int, text
 from headway._definitions import define
 from headway._wrap import decorate
@@ -58,7 +57,7 @@ class Definition:
     ) -> Any:
         """Return `func` behind what holds for the key."""
         calls, tokens = self.rules
-        if not isinstance(store, (_core.MemoryStore, _core.RedisStore, AtomicStore)):
+        if not isinstance(store, AnyStore):
             from headway.choked.dual import decorate_remote
 
             return decorate_remote(self, func, key, store, estimate)
