@@ -1,7 +1,8 @@
 """README.md keeps its word: each Python block runs as it stands, alone, and prints what the README
 says.
 
-Where the README says `localhost:6379`, an empty Redis server of the test stands in for it.
+Where the README says `localhost:6379`, an empty Redis server of the test stands in for it, and for
+`shm:///limits` memory of another name.
 
 A block that is followed directly by a block marked `text` must print exactly that text. Shell lines
 are checked only as far as they can be without a network: every `make` target named exists.
@@ -9,6 +10,7 @@ are checked only as far as they can be without a network: every `make` target na
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,9 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from headway._shm_store import path_of
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 REDIS = "localhost:6379"
+SHARED = "shm:///limits"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -54,6 +59,10 @@ def test_a_readme_example_prints_what_the_readme_says(
     if REDIS in code:
         server = request.getfixturevalue("own_server")
         code = code.replace(REDIS, f"127.0.0.1:{server.port}")
+    if SHARED in code:
+        name = f"test-readme-{os.getpid()}"
+        code = code.replace(SHARED, f"shm:///{name}")
+        request.addfinalizer(lambda: path_of(name).unlink(missing_ok=True))
     program = tmp_path / "example.py"
     program.write_text(code, encoding="utf-8")
     done = subprocess.run(
