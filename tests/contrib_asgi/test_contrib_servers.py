@@ -90,6 +90,38 @@ def test_on_redis_too_a_denied_request_consumes_nothing_of_other_rules(
     assert ask(looks).observed()["wide"] == (50, 47)
 
 
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_on_every_store_a_middleware_loses_nothing_where_an_endpoint_denies(
+    kind: str,
+    plain: bool,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    eventually: Callable[..., None],
+) -> None:
+    url = f"sqlite:///{tmp_path}/limits.db"
+    if kind == "redis":
+        url = request.getfixturevalue("redis").url
+    app = FastAPI()
+    app.add_middleware(RateLimitMiddleware, limits=Rule("50/h", name="wide"), store=url)
+
+    async def awaited() -> int:
+        return 1
+
+    def called() -> int:
+        return 1
+
+    app.get("/")(limit(Rule("3/h", name="narrow"), store=url)(called if plain else awaited))
+    with Served(app) as server:
+        found = crowd(server.url, 2, 10)
+    assert (found.count(200), found.count(429)) == (3, 17)
+    looks = PureMiddleware(hello, Rule("50/h", name="wide", cost=0), store=url)
+    eventually(  # in an event loop a server is told, and not waited for
+        lambda: ask(looks, client=("127.0.0.1", 1)).observed()["wide"] == (50, 47),
+        "all is given back",
+    )
+
+
 def test_a_redis_that_dies_and_comes_back(
     redis: RedisServer, eventually: Callable[..., None]
 ) -> None:

@@ -264,7 +264,6 @@ def test_two_of_them_may_be_put_into_each_other() -> None:
         ({"quota": "1/s", "key": ""}, DataError, "Invalid key: ''"),
         ({"quota": "1/s", "cost": -1}, DataError, "Invalid cost: -1"),
         ({"concurrency": 0}, DataError, "Invalid concurrency: 0, must be an integer between 1"),
-        ({"concurrency": 1, "store": "sqlite:///:memory:"}, SetUpError, "has limits by key"),
         ({"quota": "1/s", "using": "best"}, SetUpError, "best"),
         ({"quota": "1/s", "store": "http://x"}, SetUpError, "http://x"),
     ],

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from headway._core import MemoryStore
+from headway.contrib._policy import checked_on_limited, store_of
 from headway.exceptions import SetUpError
 
 __all__ = ["USUAL", "Configured", "configured"]
@@ -39,10 +39,9 @@ class Configured:
                 )
         said = {name: _found(name, value) for name, value in given.items()}
         self.limits = said.get("LIMITS")
-        self.on_limited: Callable[..., Any] | None = said.get("ON_LIMITED")
+        self.on_limited: Callable[..., Any] | None = checked_on_limited(said.get("ON_LIMITED"))
         self.options = {name: said.get(name.upper(), usual) for name, usual in USUAL.items()}
-        if self.options["store"] is None:
-            self.options["store"] = MemoryStore()
+        self.options["store"] = store_of(self.options["store"])
 
 
 def _found(name: str, value: Any) -> Any:

@@ -68,7 +68,10 @@ class Entry:
 def rules_of(
     limits: "QuotaSource | RuleLike | Iterable[RuleLike]", name: str
 ) -> list[tuple[Rule | Concurrency, str]]:
-    """Each rule with the name it has where it has none of its own."""
+    """Each rule with the name it has where it has none of its own: `name`, or "name:1" and so on.
+
+    They count under it, so of two policies on one store each needs a `name` of its own.
+    """
     if isinstance(limits, (Rule, Concurrency)):
         return [(limits, name)]
     if isinstance(limits, (str, _core.Quota)) or callable(limits):
@@ -86,7 +89,7 @@ def rules_of(
     rules = [one if isinstance(one, (Rule, Concurrency)) else Rule(one) for one in found]
     if len(rules) == 1:
         return [(rules[0], name)]
-    return [(rule, f"limit-{number}") for number, rule in enumerate(rules, 1)]
+    return [(rule, f"{name}:{number}") for number, rule in enumerate(rules, 1)]
 
 
 def order_of(entry: Entry) -> int:

@@ -79,11 +79,8 @@ def key_function(key: object) -> KeyFunction:
 
 def checked_key(key: object, function: object) -> str:
     """The key as it goes to the store. Raises DataError for what is none."""
-    if type(key) is not str:
-        if isinstance(key, bytes):
-            key = key.decode("utf-8", "backslashreplace")
-        elif isinstance(key, int) and not isinstance(key, bool):
-            key = str(key)
+    if isinstance(key, bytes):
+        key = key.decode("utf-8", "backslashreplace")
     if not isinstance(key, str) or not key:
         raise DataError(
             f"Invalid key: {key!r} of {function!r}, must be a non-empty string, or None for no "

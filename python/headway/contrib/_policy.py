@@ -43,7 +43,7 @@ from headway.contrib._verdict import Outcome, Verdict
 from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 from headway.types import AnyStore
 
-__all__ = ["Policy", "checked_style", "rules_of"]
+__all__ = ["Policy", "checked_on_limited", "checked_style", "rules_of", "store_of"]
 
 logger = logging.getLogger("headway.contrib")
 
@@ -61,8 +61,10 @@ _AWAIT, _PERMIT = "await", "permit"
 class Policy:
     """A table of limits, and what becomes of requests that they deny.
 
-    limits: a rule, a quota, or a list. Quotas alone make one rule named "default", that all of
-    them must admit. key: who is limited where a rule does not say, `client_address()` by default.
+    limits: a rule, a quota, or a list. Quotas alone make one rule, that all of them must admit.
+    name: that of a rule without one; of several, "name:1" and so on. On one store, rules of one
+    name and key share their counts, and so do policies that name nothing. key: who is limited where
+    a rule does not say, `client_address()` by default.
     store: where the counts are; a MemoryStore of its own by default, so one for each process.
     headers: "both", "ietf" (RateLimit, RateLimit-Policy), "x" (X-RateLimit-*) or "none".
     reset: whether X-RateLimit-Reset is in seconds "after" now, or "at" a Unix time.
@@ -89,7 +91,7 @@ class Policy:
         self.headers, self.reset = checked_style(headers, reset)
         self.on_error = _one_of("on_error", on_error, ON_ERROR)
         self.awaits = awaits
-        self.store = _store(store)
+        self.store = store_of(store)
         self.exempt = Exemptions(exempt)
         default = client_address() if key is None else key_function(key)
         rules = rules_of(limits, checked_name("name", name))
@@ -156,6 +158,7 @@ class Policy:
         except StopIteration:
             return verdict
         except BaseException:
+            verdict.give_back()
             verdict.release()
             raise
 
@@ -190,6 +193,7 @@ class Policy:
         except StopIteration:
             return verdict
         except BaseException:
+            verdict.give_back()
             await verdict.release_async()
             raise
 
@@ -239,6 +243,11 @@ class Policy:
                 cost = rule.cost_of(facts)
                 if hasattr(cost, "__await__"):
                     cost = yield _AWAIT, cost, 0
+                if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
+                    raise DataError(
+                        f"Invalid cost: {cost!r} of the rule {entry.name!r}, must be an integer "
+                        "greater than or equal to 0."
+                    )
             asks.append(Outcome(entry, limits, key, cost, None))
         else:
             if len(asks) > 1:
@@ -254,7 +263,7 @@ class Policy:
                 if verdict.status != 200:
                     break
         if verdict.status != 200:
-            self._give_back(asks)
+            verdict.give_back()
             verdict.outcomes = [] if verdict.denied is None else [verdict.denied]
 
     def _answered(self, ask: Outcome, verdict: Verdict) -> None:
@@ -264,7 +273,9 @@ class Policy:
             self._denied(ask, verdict)
             if verdict.denied is ask:
                 verdict.outcomes = [ask]
-        elif not ask.entry.dry_run:
+            return
+        verdict.taken.append(ask)
+        if not ask.entry.dry_run:
             verdict.outcomes.append(ask)
 
     def _entering(self, rule: Concurrency, ask: Outcome, verdict: Verdict) -> Steps:
@@ -285,7 +296,7 @@ class Policy:
 
     def _look_at_windows(self, asks: list[Outcome]) -> Steps:
         """Bring a window forward that is going to deny: what the others take would be lost."""
-        windows = [ask for ask in asks if not _gives_back(ask)]
+        windows = [ask for ask in asks if not ask.gives_back]
         if len(windows) < 2:
             return
         for ask in windows:
@@ -310,17 +321,6 @@ class Policy:
         logger.debug("The rule %r denies a request of %r.", entry.name, ask.key)
         verdict.status = 429
         verdict.denied = ask
-
-    def _give_back(self, asks: list[Outcome]) -> None:
-        """A denied request consumes nothing."""
-        for ask in asks:
-            if ask.limits is None or not ask.result or not ask.cost or not _gives_back(ask):
-                continue
-            for rule in range(len(ask.limits.quotas)):
-                try:
-                    ask.limits.limiter._settle(ask.key, rule, ask.cost)
-                except StoreUnavailableError as error:
-                    logger.debug("%r is not given back: %s", ask.key, error)
 
     def _unavailable(self, ask: Outcome, verdict: Verdict, error: StoreUnavailableError) -> None:
         with self._lock:
@@ -387,11 +387,6 @@ class Policy:
         return applying
 
 
-def _gives_back(ask: Outcome) -> bool:
-    rule = ask.entry.rule
-    return isinstance(rule, Rule) and rule.gives_back
-
-
 def checked_style(headers: object, reset: object) -> tuple[str, str]:
     """How clients are told. Raises SetUpError."""
     return _one_of("headers", headers, HEADERS), _one_of("reset", reset, RESETS)
@@ -403,7 +398,18 @@ def _one_of(field: str, value: object, known: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _store(store: object) -> AnyStore:
+def checked_on_limited(value: Any) -> Any:
+    """A callable that answers denials, or None. Raises SetUpError."""
+    if value is None or callable(value):
+        return value
+    raise SetUpError(
+        f"Invalid on_limited: {value!r}, must be a callable that takes the request and the "
+        "verdict, or None."
+    )
+
+
+def store_of(store: object) -> AnyStore:
+    """The store that a store or a URL stands for; None is one of its own. Raises SetUpError."""
     if store is None:
         return _core.MemoryStore()
     from headway.store import from_any

@@ -6,7 +6,9 @@
     Concurrency(5, paths="/ws/*")                                 five at a time for each client
 
 All rules that match a request must admit it. A rule counts by its scope, which is its name, and
-its key: routes that one rule matches share a count, and so do rules of one scope.
+its key: routes that one rule matches share a count, and so do rules of one scope on one store. A
+rule without a name has that of the endpoint or the policy it is for: "search", or of several
+"search:1" and so on.
 """
 
 import re
@@ -27,7 +29,6 @@ __all__ = [
     "Rule",
     "RuleLike",
     "checked_name",
-    "name_from",
     "quotas_of",
 ]
 
@@ -61,11 +62,6 @@ def checked_name(field: str, value: object) -> str:
         f"Invalid {field}: {value!r}, must be visible ASCII characters without quotation marks, "
         "backslashes and '|'."
     )
-
-
-def name_from(text: str) -> str:
-    """A name made of any text, such as that of a function."""
-    return "".join(_NAME.findall(text.strip("<>"))) or "endpoint"
 
 
 def _names(field: str, value: object) -> tuple[str, ...]:

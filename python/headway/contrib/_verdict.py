@@ -2,9 +2,13 @@
 
 A `Verdict` is made for each request that a policy looks at. Integrations ask it for a status,
 header fields and a body; `on_limited` callbacks are given it.
+
+A request may have several: of a middleware, a dependency, a decorator. Where one of them denies,
+what the others took is given back by whoever is outermost, as a policy does it among its own rules.
 """
 
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from math import ceil
@@ -12,13 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from headway.contrib._headers import Report, fields, whole_seconds
 from headway.contrib._rules import Concurrency, Rule
+from headway.exceptions import StoreUnavailableError
 
 if TYPE_CHECKING:
     from headway._core import RateLimitResult
     from headway.contrib._entries import Entry, Limits
-    from headway.exceptions import StoreUnavailableError
 
-__all__ = ["Outcome", "Verdict", "accepts_json", "all_fields", "reports_of"]
+__all__ = [
+    "Outcome",
+    "Verdict",
+    "accepts_json",
+    "all_fields",
+    "give_back_where_denied",
+    "reports_of",
+]
+
+logger = logging.getLogger("headway.contrib")
 
 STORE_DOWN_RETRY_AFTER_S = 5
 """A store that has failed is left alone for at most so long before it is tried again."""
@@ -54,6 +67,22 @@ class Outcome:
     def name(self) -> str:
         return self.entry.name
 
+    @property
+    def gives_back(self) -> bool:
+        """Whether what was taken can be given back: from a bucket, not from a window."""
+        rule = self.entry.rule
+        return isinstance(rule, Rule) and rule.gives_back
+
+    def give_back(self) -> None:
+        """Put back what was taken. A store that cannot answer keeps it, which the log has."""
+        limits = self.limits
+        assert limits is not None, "only a rule that has a limiter takes"
+        for rule in range(len(limits.quotas)):
+            try:
+                limits.limiter._settle(self.key, rule, self.cost)
+            except StoreUnavailableError as error:
+                logger.debug("%r is not given back: %s", self.key, error)
+
     def report(self) -> Report:
         limits = self.limits
         if self.result is None or limits is None:
@@ -72,7 +101,17 @@ class Outcome:
 class Verdict:
     """allowed, status, outcomes, denied, error; and what goes into a response."""
 
-    __slots__ = ("denied", "dry", "error", "headers", "outcomes", "permits", "reset", "status")
+    __slots__ = (
+        "denied",
+        "dry",
+        "error",
+        "headers",
+        "outcomes",
+        "permits",
+        "reset",
+        "status",
+        "taken",
+    )
 
     def __init__(self, headers: str, reset: str) -> None:
         self.headers, self.reset = headers, reset
@@ -88,6 +127,8 @@ class Verdict:
         """Why the store did not answer, whatever on_error makes of it."""
         self.permits: list[Any] = []
         """What is held until the response has ended: release them."""
+        self.taken: list[Outcome] = []
+        """Whose cost was taken and not given back, those in a dry run included."""
 
     @property
     def allowed(self) -> bool:
@@ -146,6 +187,24 @@ class Verdict:
             return "application/problem+json", json.dumps(self.problem()).encode()
         return "text/plain; charset=utf-8", f"{self.detail}\n".encode()
 
+    def give_back(self) -> None:
+        """Give back the cost of a request that something else has denied. Twice is once.
+
+        Buckets give back, and are no longer told of. Windows cannot: they keep the cost, and are.
+        In an event loop a store on a server is told so, and not waited for. Permits: `release`.
+        """
+        taken, self.taken = self.taken, []
+        given = [outcome for outcome in taken if outcome.gives_back]
+        for outcome in given:
+            if outcome.cost:
+                outcome.give_back()
+        if given:
+            self.outcomes = [outcome for outcome in self.outcomes if outcome not in given]
+
+    async def give_back_async(self) -> None:
+        """The same where it is awaited. It never blocks the event loop."""
+        self.give_back()
+
     def release(self) -> None:
         """Give back the permits: at the end of the response, whatever became of it."""
         permits, self.permits = self.permits, []
@@ -161,6 +220,18 @@ class Verdict:
 
     def __repr__(self) -> str:
         return f"<Verdict {self.status} {self.outcomes!r}>"
+
+
+def give_back_where_denied(verdicts: "Iterable[Verdict]", status: int) -> None:
+    """Give back what was taken for a request that one of several has denied.
+
+    status: of the response. Below 400 the application has caught the denial and served the request
+    all the same, from a cache say, and that has its cost: else whoever has used up one limit would
+    be free of the others.
+    """
+    if status >= 400 and not all(verdict.allowed for verdict in verdicts):
+        for verdict in verdicts:
+            verdict.give_back()
 
 
 def all_fields(verdicts: "Iterable[Verdict]", style: str, reset: str) -> list[tuple[str, str]]:

@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from headway.contrib._policy import rules_of
-from headway.contrib._rules import Concurrency, Rule
-from headway.contrib._verdict import Verdict, all_fields
+from headway.contrib._rules import Concurrency, Rule, checked_name
+from headway.contrib._verdict import Verdict, all_fields, give_back_where_denied
 
-__all__ = ["rules_of_view", "told"]
+__all__ = ["rules_of_view", "settled"]
 
 
 def rules_of_view(view: Any, limits: Any, name: str | None = None) -> list[Rule | Concurrency]:
@@ -21,15 +21,18 @@ def rules_of_view(view: Any, limits: Any, name: str | None = None) -> list[Rule 
 
     name: instead of the view's own; views of one name and one store share their counts.
     """
-    short = str(name or getattr(view, "__name__", type(view).__name__))
-    whole = name or f"{view.__module__}.{getattr(view, '__qualname__', short)}"
+    if name is not None:
+        short = whole = checked_name("name", name)
+    else:
+        short = str(getattr(view, "__name__", None) or getattr(view, "name", type(view).__name__))
+        module = getattr(view, "import_name", view.__module__)  # that of a blueprint
+        whole = f"{module}.{getattr(view, '__qualname__', short)}"
     rules = []
-    for rule, usual in rules_of(limits, "default"):
-        suffix = "" if usual == "default" else f"-{usual}"
+    for rule, number in rules_of(limits, ""):  # "", or ":1" and so on
         if rule.name is None:
             rule = copy(rule)
-            rule.name = _visible(short + suffix)
-            rule.scope = rule.scope or _visible(whole + suffix)
+            rule.name = _visible(short + number)
+            rule.scope = rule.scope or _visible(whole + number)
         rules.append(rule)
     return rules
 
@@ -39,11 +42,16 @@ def _visible(name: str) -> str:
     return quote(name, safe="!#$&'()*+,/:;<=>?@[]^`{}~")
 
 
-def told(verdicts: Iterable[Verdict]) -> list[tuple[str, str]]:
-    """The fields of a response: what all verdicts on it tell, in the style of the first."""
+def settled(verdicts: Iterable[Verdict], status: int) -> list[tuple[str, str]]:
+    """The fields of a response: what all verdicts on it tell, in the style of the first.
+
+    First what was taken is given back where one denies. For whoever is outermost.
+    """
     verdicts = list(verdicts)
     if not verdicts:
         return []
+    if len(verdicts) > 1:
+        give_back_where_denied(verdicts, status)
     fields = all_fields(verdicts, verdicts[0].headers, verdicts[0].reset)
     for verdict in verdicts:
         if not verdict.allowed:

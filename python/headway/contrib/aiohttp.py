@@ -23,7 +23,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from headway._core import MemoryStore
 from headway.contrib._keys import (
     KeyFunction,
     KeyLike,
@@ -33,10 +32,10 @@ from headway.contrib._keys import (
     route,
     user,
 )
-from headway.contrib._policy import Policy
+from headway.contrib._policy import Policy, checked_on_limited, store_of
 from headway.contrib._rules import Concurrency, Exempt, Rule, RuleLike
 from headway.contrib._verdict import Verdict
-from headway.contrib._views import rules_of_view, told
+from headway.contrib._views import rules_of_view, settled
 from headway.exceptions import SetUpError
 
 try:
@@ -137,13 +136,13 @@ class RateLimit:
     ) -> None:
         self._options: dict[str, Any] = {
             "key": key,
-            "store": MemoryStore() if store is None else store,
+            "store": store_of(store),
             "headers": headers,
             "reset": reset,
             "dry_run": dry_run,
             "on_error": on_error,
         }
-        self._on_limited = on_limited
+        self._on_limited: OnLimited | None = checked_on_limited(on_limited)
         whole: Any = limits
         self.policy = (
             None if limits is None else Policy(whole, exempt=exempt, awaits=True, **self._options)
@@ -178,7 +177,7 @@ class RateLimit:
                 raise TypeError(f"limit() decorates an `async def` handler, not {handler!r}.")
             rules = rules_of_view(handler, limits, name)
             policy = Policy(rules, awaits=True, **{**self._options, **options})
-            answers = on_limited or self._on_limited
+            answers = checked_on_limited(on_limited) or self._on_limited
 
             @functools.wraps(handler)
             async def wrapper(first: Any, *args: Any, **kwargs: Any) -> Any:
@@ -256,7 +255,7 @@ async def _denied(
 
 async def _tell(request: web.Request, response: web.StreamResponse) -> None:
     """Add the fields to a response that is about to be sent."""
-    for name, value in told(request.get(VERDICTS, ())):
+    for name, value in settled(request.get(VERDICTS, ()), response.status):
         response.headers[name] = value
 
 

@@ -32,10 +32,9 @@ from headway.contrib import (
 )
 from headway.contrib._headers import Report, fields
 from headway.contrib._keys import KeyLike
-from headway.contrib._policy import checked_style
+from headway.contrib._policy import checked_on_limited, checked_style
 from headway.contrib._rules import Exempt, QuotaSource, RuleLike
-from headway.contrib._verdict import all_fields, reports_of
-from headway.exceptions import SetUpError
+from headway.contrib._verdict import all_fields, give_back_where_denied, reports_of
 
 __all__ = [
     "Concurrency",
@@ -151,13 +150,8 @@ class RateLimitMiddleware:
         exempt: "Exempt | Iterable[Exempt] | None" = None,
         on_limited: OnLimited | None = None,
     ) -> None:
-        if on_limited is not None and not callable(on_limited):
-            raise SetUpError(
-                f"Invalid on_limited: {on_limited!r}, must be a callable that takes the request "
-                "and the verdict, or None."
-            )
         self.app = app
-        self.on_limited = on_limited
+        self.on_limited: OnLimited | None = checked_on_limited(on_limited)
         self.policy = Policy(
             limits,
             key=key,
@@ -240,18 +234,29 @@ class RateLimitHeaders:
 
 
 def telling(send: Send, told: list[Verdict], style: str, reset: str) -> Send:
-    """`send`, with the fields of all verdicts in the message that starts the response."""
-    if style == "none":
-        return send
+    """`send`, with the fields of all verdicts in the message that starts the response.
+
+    Where one of them denies, what the others took is given back before that.
+    """
+    accepted = False
 
     def sending(message: Message) -> Awaitable[None]:
-        if message["type"] in _STARTS:
+        nonlocal accepted
+        kind = message["type"]
+        if kind in _STARTS:
+            accepted = kind == "websocket.accept"
+            if len(told) > 1:
+                give_back_where_denied(told, message.get("status", 101))
+            if style == "none":
+                return send(message)
             if reset == "after":
                 found = _encoded_fields(reports_of(told), style)
             else:
                 found = _encoded(all_fields(told, style, reset))
             if found:
                 message = {**message, "headers": [*(message.get("headers") or ()), *found]}
+        elif kind == "websocket.close" and not accepted:
+            give_back_where_denied(told, 403)  # which is what servers make of it
         return send(message)
 
     return sending

@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headway.contrib._keys import KeyFunction, api_key, client_address, combine, route, user
-from headway.contrib._policy import Policy
+from headway.contrib._policy import Policy, checked_on_limited
 from headway.contrib._rules import Concurrency, Rule, RuleLike
 from headway.contrib._verdict import Verdict
-from headway.contrib._views import rules_of_view, told
+from headway.contrib._views import rules_of_view, settled
 from headway.contrib.wsgi import VERDICTS
 
 try:
@@ -255,6 +255,7 @@ def limit(
         if guard is None:
             rules = rules_of_view(view, limits, name)
             Policy(rules, **options)  # says now what is wrong
+            checked_on_limited(on_limited)
             guard = guards.setdefault(whole, _Lazy(rules, options, on_limited))
         if isinstance(view, type):
             dispatch = view.dispatch  # type: ignore[attr-defined]
@@ -300,13 +301,13 @@ def _limited(view: Any, lazy: _Lazy) -> Any:
         guard = lazy()
         verdict = guard.decide(request)
         if not verdict.allowed:
-            return _tell(request, guard.denied(request, verdict))
+            return _tell(request, guard.denied(request, verdict), verdict)
         try:
             response = view(request, *args, **kwargs)
         except BaseException:
             verdict.release()
             raise
-        return _tell(request, response)
+        return _tell(request, response, verdict)
 
     return wrapper
 
@@ -317,13 +318,13 @@ def _limited_async(view: Any, lazy: _Lazy) -> Any:
         guard = lazy()
         verdict = await guard.decide_async(request)
         if not verdict.allowed:
-            return _tell(request, guard.denied(request, verdict), awaits=True)
+            return _tell(request, guard.denied(request, verdict), verdict, awaits=True)
         try:
             response = await view(request, *args, **kwargs)
         except BaseException:
             await verdict.release_async()
             raise
-        return _tell(request, response, awaits=True)
+        return _tell(request, response, verdict, awaits=True)
 
     return wrapper
 
@@ -371,10 +372,15 @@ def _verdicts(request: Any) -> list[Verdict]:
     return found
 
 
-def _tell(request: Any, response: Any, awaits: bool = False) -> Any:
-    """Add the fields to a response of any kind, and hold the permits as long as it lasts."""
+def _tell(request: Any, response: Any, own: Verdict | None = None, awaits: bool = False) -> Any:
+    """Add the fields to a response of any kind, and hold the permits as long as it lasts.
+
+    own: the verdict of a decorator. What is around it may still make another response of this one,
+    unless nothing is: then it was the first to decide.
+    """
     verdicts = _verdicts(request)
-    for name, value in told(verdicts):
+    outermost = own is None or verdicts[0] is own
+    for name, value in settled(verdicts, response.status_code if outermost else 200):
         response.headers[name] = value
     for verdict in verdicts:
         if verdict.permits:

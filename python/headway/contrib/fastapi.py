@@ -28,7 +28,7 @@ except ImportError as error:
 
 from headway.contrib._keys import KeyLike
 from headway.contrib._rules import Exempt, QuotaSource, RuleLike
-from headway.contrib._verdict import all_fields
+from headway.contrib._verdict import all_fields, give_back_where_denied
 from headway.contrib.asgi import TRY_AGAIN_LATER, VERDICTS
 from headway.contrib.starlette import (
     UNTOLD,
@@ -111,7 +111,8 @@ class RateLimit:
     All routes that one object is on share its counts; `key=combine(client_address(), route())`
     counts each by itself. It returns the `Verdict`, and raises `RateLimitExceeded`; of a WebSocket,
     a WebSocketException with code 1013.
-    name: by which headers call it. The rest: see `Policy`; callables are given the Request.
+    name: by which headers call it, and under which it counts: two on one store need two names, or
+    they share their counts. The rest: see `Policy`; callables are given the Request.
 
     The fields are added to whatever FastAPI makes of what an endpoint returns. To a Response that
     the endpoint returns itself, a stream or file say, `app.add_middleware(RateLimitHeaders)` adds
@@ -160,6 +161,7 @@ class RateLimit:
         else:
             told: list[Verdict] = scope.setdefault(UNTOLD, [])
             told.append(verdict)
+            give_back_where_denied(told, verdict.status)
             fields = all_fields(told, self.policy.headers, self.policy.reset)
         if verdict.allowed:
             put(response, fields)

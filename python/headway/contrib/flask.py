@@ -23,7 +23,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from headway._core import MemoryStore
 from headway.contrib._keys import (
     KeyFunction,
     KeyLike,
@@ -33,10 +32,10 @@ from headway.contrib._keys import (
     route,
     user,
 )
-from headway.contrib._policy import Policy
+from headway.contrib._policy import Policy, checked_on_limited, store_of
 from headway.contrib._rules import Concurrency, Exempt, Rule, RuleLike
 from headway.contrib._verdict import Verdict
-from headway.contrib._views import rules_of_view, told
+from headway.contrib._views import rules_of_view, settled
 from headway.contrib.wsgi import VERDICTS
 from headway.exceptions import LimitedError, SetUpError
 
@@ -170,8 +169,7 @@ class _Application:
 
     def __init__(self, options: dict[str, Any], on_limited: OnLimited | None) -> None:
         limits = options.pop("limits")
-        if options["store"] is None:
-            options["store"] = MemoryStore()
+        options["store"] = store_of(options["store"])
         self.options = options
         self.whole: _Guard | None = None
         if limits is not None:
@@ -194,7 +192,8 @@ class _Source:
     def __init__(
         self, rules: list[Any], options: dict[str, Any], on_limited: OnLimited | None
     ) -> None:
-        self.rules, self.options, self.on_limited = rules, options, on_limited
+        self.rules, self.options = rules, options
+        self.on_limited: OnLimited | None = checked_on_limited(on_limited)
         Policy(rules, **options)  # says now what is wrong
 
 
@@ -228,7 +227,7 @@ class RateLimit:
     ) -> None:
         given = (limits, key, store, headers, reset, dry_run, on_error, exempt)
         self._given = dict(zip(CONFIG, given, strict=True))
-        self._on_limited = on_limited
+        self._on_limited: OnLimited | None = checked_on_limited(on_limited)
         self._blueprints: dict[str, list[_Source]] = {}
         self._exempt: set[str] = set()
         if app is not None:
@@ -275,7 +274,7 @@ class RateLimit:
 
         def decorate(view: Any) -> Any:
             if isinstance(view, Blueprint):
-                rules = rules_of_view(view, limits, name or view.name)
+                rules = rules_of_view(view, limits, name)
                 source = _Source(rules, options, on_limited)
                 self._blueprints.setdefault(view.name, []).append(source)
                 return view
@@ -342,7 +341,7 @@ def _verdicts() -> list[Verdict]:
 def _tell(response: "Response") -> "Response":
     """Add the fields to a response of any kind, and hold the permits as long as its body lasts."""
     verdicts = _verdicts()
-    for name, value in told(verdicts):
+    for name, value in settled(verdicts, response.status_code):
         response.headers[name] = value
     for verdict in verdicts:
         if verdict.permits:

@@ -41,8 +41,9 @@ from headway.contrib import (
     user,
 )
 from headway.contrib._keys import KeyLike
-from headway.contrib._rules import Exempt, QuotaSource, RuleLike, name_from
-from headway.contrib._verdict import all_fields
+from headway.contrib._rules import Exempt, QuotaSource, RuleLike
+from headway.contrib._verdict import all_fields, give_back_where_denied
+from headway.contrib._views import rules_of_view
 from headway.contrib.asgi import VERDICTS, RateLimitHeaders, ScopeFacts, refuse_websocket
 from headway.exceptions import SetUpError
 
@@ -137,7 +138,8 @@ def limit(
     """Limit one endpoint: each decorated function has counts of its own.
 
     limits: "5/minute", a Quota, a `Rule`, or a list. name: by which headers call it and under which
-    it counts, the function's by default; rules that share a scope and a store share counts.
+    it counts; by default it is called as the function is, and counts by module and name. Rules that
+    share a name or a scope, and a store, share counts.
     The rest: see `Policy`; callables are given the Request. A `Concurrency` is held while the
     function runs: for a WebSocket that is as long as the connection.
 
@@ -174,8 +176,8 @@ class Endpoint:
                 "a class or a generator use the middleware, or a dependency of FastAPI."
             )
         self.awaits = iscoroutinefunction(function)
-        name = options.pop("name") or name_from(getattr(function, "__name__", ""))
-        self.policy = Policy(limits, awaits=self.awaits, name=name, **options)
+        rules = rules_of_view(function, limits, options.pop("name"))
+        self.policy = Policy(rules, awaits=self.awaits, **options)
 
     def decorated(self) -> Any:
         function = self.function
@@ -207,6 +209,7 @@ class Endpoint:
         told = Telling(connection, verdict, self.policy)
         try:
             if not verdict.allowed and isinstance(connection, WebSocket):
+                told.give_back(verdict.status)
                 await deny_websocket(connection, verdict)
                 return None
             told.check()
@@ -262,13 +265,20 @@ class Telling:
     def tell(self, answer: Any, response: Response | None) -> Any:
         if self.outermost:
             target = answer if isinstance(answer, Response) else response
+            self.give_back(getattr(target, "status_code", None) or 200)
             if target is not None:
                 put(target, self._fields())
         return answer
 
     def tell_denial(self, denial: RateLimitExceeded) -> None:
         if self.outermost:
+            self.give_back(denial.status_code)
             denial.headers = {**dict(self._fields()), **(denial.headers or {})}
+
+    def give_back(self, status: int) -> None:
+        """Where one denies the others lose nothing; whoever is outermost sees to it."""
+        if self.outermost and len(self.told) > 1:
+            give_back_where_denied(self.told, status)
 
     def done(self) -> None:
         if self.outermost:

@@ -27,10 +27,10 @@ from headway.contrib._keys import (
     route,
     user,
 )
-from headway.contrib._policy import Policy
+from headway.contrib._policy import Policy, checked_on_limited
 from headway.contrib._rules import Concurrency, Exempt, Rule, RuleLike
 from headway.contrib._verdict import Verdict
-from headway.contrib._views import told
+from headway.contrib._views import settled
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -134,7 +134,7 @@ class RateLimitMiddleware:
             on_error=on_error,
             exempt=exempt,
         )
-        self._on_limited = on_limited
+        self._on_limited: OnLimited | None = checked_on_limited(on_limited)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -174,7 +174,7 @@ def _telling(verdicts: list[Verdict], start_response: "StartResponse") -> "Start
     """A `start_response` that adds what the verdicts have to tell, those to come included."""
 
     def start(status: str, fields: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        added = told(verdicts)
+        added = settled(verdicts, int(status[:3]))
         if added:
             names = {name for name, _ in added}
             fields = [field for field in fields if field[0].lower() not in names] + added
