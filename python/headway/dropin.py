@@ -184,6 +184,8 @@ class _Finder(MetaPathFinder, Loader):
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
         parent, _, child = fullname.rpartition(".")
+        if child == "__main__":  # a program, which is found by the package's path
+            return None
         for name, mirror in _MIRRORS.items():
             real_parent = mirror + parent[len(name) :]
             if parent != name and not parent.startswith(f"{name}."):
