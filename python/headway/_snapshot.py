@@ -4,6 +4,7 @@ An `Activity` makes snapshots of what a process counted, a server of what many d
 sends them as JSON. All choose, sort and cut in one way: `Snapshot.of`.
 """
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -82,12 +83,12 @@ class Snapshot:
                         admitted=_count(key["admitted"]),
                         denied=_count(key["denied"]),
                         waiting=int(key["waiting"]),
-                        reset_after=float(key["reset_after"]),
-                        last_seen=float(key.get("last_seen", 0.0)),
+                        reset_after=_seconds(key["reset_after"]),
+                        last_seen=_seconds(key.get("last_seen", 0.0)),
                     )
                 )
             admitted, denied, total = (int(data[name]) for name in ("admitted", "denied", "total"))
-            return cls(float(data["now"]), admitted, denied, total, tuple(keys))
+            return cls(_seconds(data["now"]), admitted, denied, total, tuple(keys))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"Invalid snapshot: {error}.") from None
 
@@ -169,6 +170,13 @@ def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no name")
     return value
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value!r} is no time")
+    return seconds
 
 
 def _count(value: Any) -> int | None:

@@ -13,11 +13,13 @@ What is counted are requests. One that costs nothing only looks, and is not coun
 With `publish`, processes add what they count to a Redis server: see `headway._activity_redis`.
 """
 
+import heapq
 import os
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -69,6 +71,16 @@ class Family:
 
 
 _Ident = tuple[str | bytes, str, str, str]
+_Seen = tuple[_Ident, int, int, int, RateLimitResult | None, float]
+"""An entry as a snapshot sees it: admitted, denied, waiting, the last result, when it was seen."""
+_FIRST: dict[str, Callable[[_Seen], float]] = {
+    "admitted": lambda seen: -seen[1],
+    "denied": lambda seen: -seen[2],
+    "waiting": lambda seen: -seen[3],
+    "recent": lambda seen: -seen[5],
+    "key": lambda seen: 0.0,
+}
+"""`rank` of `_snapshot`, before a key is made: of all sorts but one that has to be worked out."""
 
 
 class _Entry:
@@ -179,17 +191,24 @@ class Activity:
         with self._lock:
             admitted = sum(family.admitted for family in self._families.values())
             denied = sum(family.denied for family in self._families.values())
-            seen = [
+            seen: list[_Seen] = [
                 (ident, entry.admitted, entry.denied, entry.waiting, entry.result, entry.seen)
                 for ident, entry in self._entries.items()
             ]
         wanted = search.casefold()
+        if wanted:
+            seen = [one for one in seen if wanted in text_of(one[0][0]).casefold()]
+        total, first = len(seen), _FIRST.get(sort)
+        if first is not None and total > limit >= 0:
+            # Chosen before they are made: of ten thousand, a hundred are looked at.
+            # By text, since a key may be bytes, which are in no order with text.
+            order = lambda one: (first(one), text_of(one[0][0]), one[0][1:])  # noqa: E731
+            seen = heapq.nsmallest(limit, seen, order)
         keys = [
             _key_activity(*ident[:3], n_admitted, n_denied, waiting, result, monotonic - at, now)
             for ident, n_admitted, n_denied, waiting, result, at in seen
-            if not wanted or wanted in text_of(ident[0]).casefold()
         ]
-        return Snapshot.of(now, admitted, denied, keys, "", sort, limit)
+        return replace(Snapshot.of(now, admitted, denied, keys, "", sort, limit), total=total)
 
     def families(self) -> list[Family]:
         """Copies of the counts of each algorithm and kind of store, for collectors of metrics."""
@@ -229,6 +248,7 @@ class Activity:
         for ident, entry in order[: max(1, self.max_keys // 8)]:
             if self._publisher is not None:
                 self._publisher.leaves(ident, entry)
+            entry.family.waiting -= entry.waiting  # nobody will find it, to take them off
             del self._entries[ident]
 
 

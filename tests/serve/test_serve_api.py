@@ -229,6 +229,12 @@ def test_a_list_that_cannot_be_made_names_the_parameter(
     assert next(iter(wrong)) in said.json["error"]
 
 
+def test_a_parameter_of_the_list_is_given_once(service: ServiceProcess) -> None:
+    said = service.ask("GET", "/v1/keys?limit=1&limit=2", token=ALICE)
+    assert said.status == 400
+    assert said.json["error"] == "Invalid limit: given more than once."
+
+
 def test_metrics_count_what_was_decided(service: ServiceProcess, key: str) -> None:
     limit(service, key=key, quota="1/h")
     text = service.get("/metrics", ALICE).body.decode()

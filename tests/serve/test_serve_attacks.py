@@ -257,6 +257,22 @@ class TestNoHttp:
         remaining = [int(part.split(b",")[0]) for part in said.split(b'"remaining": ')[1:]]
         assert remaining == list(range(99, 79, -1))
 
+    def test_who_leaves_before_the_first_of_them_is_answered_is_gone(self) -> None:
+        body = b'{"key": "k", "quota": "1/m", "timeout": 60}'
+        head = b"POST /v1/limit HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        with ServiceProcess() as service:
+
+            def waiting() -> bool:
+                return b"\nheadway_serve_waiting 1.0\n" in service.get("/metrics").body
+
+            sock = service.socket()
+            sock.sendall((head % len(body) + body) * 3)
+            until(waiting, "the second is kept waiting")
+            sock.close()
+            until(lambda: not waiting(), "it has left the line")
+            assert service.stop() == 0
+        assert "Traceback" not in service.log
+
     def test_bytes_at_random_do_no_harm(self, hasty: ServiceProcess) -> None:
         """Requests with a few bytes changed, cut, doubled or moved."""
         chance = random.Random(7)

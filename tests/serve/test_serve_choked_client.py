@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from certificates import Certificates
-from service_help import ALICE, ServiceProcess, until
+from service_help import ALICE, ServiceProcess, call, until
 
 from headway.choked import Choked, choked, settle
 from headway.choked.service import Service
@@ -306,6 +306,7 @@ class Scripted:
 HALF = b" and no more"
 """At the end of an act: then it hangs up."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+NAMED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nHeadway-Instance: it\r\n\r\n{}"
 
 
 @pytest.fixture
@@ -342,12 +343,38 @@ class TestSendingAgain:
     def test_a_request_on_a_connection_that_had_died_goes_out_again_with_its_id(
         self, scripted: Callable[..., Scripted]
     ) -> None:
-        place = scripted(OK, None, OK)
+        place = scripted(NAMED, None, NAMED)
         service = Service("token", place.url)
         assert service.acquire({"key": "k"}).admitted
         assert service.acquire({"key": "k"}).admitted
         first, second, third = ids(place)
         assert second == third != first
+        assert b"Headway-Instance" not in place.requests[1]
+        assert b"\r\nHeadway-Instance: it\r\n" in place.requests[2]
+
+    def test_a_service_that_does_not_name_itself_is_not_asked_again(
+        self, scripted: Callable[..., Scripted]
+    ) -> None:
+        place = scripted(OK, None, OK)
+        service = Service("token", place.url)
+        assert service.acquire({"key": "k"}).admitted
+        with pytest.raises(StoreUnavailableError) as caught:
+            service.acquire({"key": "k"})
+        assert caught.value.may_have_counted
+        assert len(place.requests) == 2
+
+    def test_another_process_does_not_charge_what_the_first_was_asked(
+        self, service: ServiceProcess, key: str
+    ) -> None:
+        place = Service(ALICE, service.url)
+        assert place.acquire(call(key)).admitted
+        (_, (_, instance)) = place._idle[0]
+        assert instance
+        place._headers["Headway-Instance"] = "another"
+        with pytest.raises(StoreUnavailableError, match="409") as caught:
+            place.acquire(call(key))
+        assert caught.value.may_have_counted
+        assert seen(service, key)["admitted"] == 1
 
     def test_a_request_that_was_delivered_is_not_sent_again(
         self, scripted: Callable[..., Scripted]
@@ -393,6 +420,18 @@ class TestSendingAgain:
         place = scripted(b"HTTP/1.1 429 No\r\nContent-Length: 0\r\n" + headers + b"\r\n")
         told = Service("token", place.url).acquire({"key": "k"})
         assert told == (False, seconds)
+
+    def test_who_is_told_to_come_back_at_once_takes_a_breath(
+        self, scripted: Callable[..., Scripted], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        at_once = b"HTTP/1.1 429 No\r\nContent-Length: 0\r\nRetry-After: 0\r\n\r\n"
+        place = scripted(*[at_once] * 10, OK)
+        monkeypatch.setenv("CHOKED_API_URL", place.url)
+        limited = Choked(api_token="token")(key="k", request_limit="10/s")(lambda: None)
+        start = time.monotonic()
+        limited()
+        assert time.monotonic() - start >= 0.1
+        assert len(place.requests) == 11
 
     @pytest.mark.parametrize(
         "answer",

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from certificates import Certificates
@@ -85,6 +86,20 @@ class TestStarting:
         assert said in error
         assert "hidden" not in error
 
+    @pytest.mark.parametrize("name", ["uvicorn", "httptools", "prometheus_client"])
+    def test_a_package_that_is_missing_is_named_and_how_to_install_it(self, name: str) -> None:
+        program = (
+            f"import sys; sys.modules[{name!r}] = None\n"
+            "from headway.cli import main; sys.exit(main(['serve', '--listen', '127.0.0.1:0']))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 3
+        assert done.stderr == (
+            f'headway serve: {name} is missing; run: pip install "headway[serve]"\n'
+        )
+
     def test_it_listens_on_ipv6_too(self) -> None:
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -110,6 +125,18 @@ class TestWithoutTokens:
                 assert service.ask("POST", "/v1/limit", body, headers=rebound).status == 403
             own = {"Origin": service.url}
             assert service.ask("POST", "/v1/limit", body, headers=own).status == 200
+
+    def test_a_picture_on_another_site_takes_nothing(self) -> None:
+        """A browser sends no Origin with it, and says where it comes from in Sec-Fetch-Site."""
+        target = f"/choked/acquire?{urlencode(call('k'))}"
+        with ServiceProcess() as service:
+            for site in ("cross-site", "same-site"):
+                said = service.ask("GET", target, headers={"Sec-Fetch-Site": site})
+                assert said.status == 403
+            for site in ("same-origin", "none"):
+                said = service.ask("GET", target, headers={"Sec-Fetch-Site": site})
+                assert said.status == 200
+            assert said.json["remaining"] == 3  # two of five were taken
 
     def test_metrics_can_be_public(self) -> None:
         with ServiceProcess("--metrics-public", tokens=TOKENS) as service:

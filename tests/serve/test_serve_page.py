@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from service_help import ALICE, ServiceProcess, call
 
+from headway.commands.service import Service as Watched
 from headway.serve.pages import Pages
 
 
@@ -77,8 +79,27 @@ def test_a_file_that_a_browser_has_is_not_sent_again(pages: Pages) -> None:
     assert other.status == 200
 
 
+def test_what_is_not_sent_again_has_no_length(service: ServiceProcess) -> None:
+    etag = service.get("/").headers["etag"]
+    said = service.ask("GET", "/", headers={"If-None-Match": etag})
+    assert (said.status, said.body) == (304, b"")
+    assert "content-length" not in said.headers
+
+
 def test_where_there_is_no_page_nothing_is_served(tmp_path: Path) -> None:
     assert Pages(tmp_path / "nowhere").get("/", None) is None
+
+
+def test_a_thousand_long_keys_can_be_watched() -> None:
+    with ServiceProcess("--max-body", "1000000") as service:
+        for first in range(0, 1000, 100):
+            keys = [f"{number:04}".ljust(1024, "\x01") for number in range(first, first + 100)]
+            asked = [{"key": key, "quota": "9/h"} for key in keys]
+            assert service.post("/v1/limit", {"requests": asked}).status == 200
+        with Watched(service.url, "SOURCE", None) as watched:
+            for _ in range(2):
+                status, body = watched.ask("GET", "/v1/keys?limit=1000")
+                assert (status, len(json.loads(body)["keys"])) == (200, 1000)
 
 
 @pytest.mark.parametrize("seconds", [60, 2, 0.0015, 0.1])

@@ -141,6 +141,11 @@ class TestTenants:
             "bob"
         ]
 
+    def test_metrics_tell_a_tenant_nothing_of_another(self, service: ServiceProcess) -> None:
+        assert 'tenant="alice"' in service.get("/metrics", ALICE).body.decode()
+        assert 'tenant="alice"' not in service.get("/metrics", BOB).body.decode()
+        assert 'tenant="alice"' in service.get("/metrics", OPS).body.decode()
+
     def test_what_one_sent_again_is_not_answered_to_another(
         self, service: ServiceProcess, key: str
     ) -> None:

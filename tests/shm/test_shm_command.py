@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +66,7 @@ def test_show_has_the_busiest_first_and_no_control_characters(
 ) -> None:
     assert run("show", used) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:3]] == ["often\ufffd[31m", "seldom"]
+    assert [line.split()[0] for line in lines[1:3]] == ["often\\x1b[31m", "seldom"]
     assert lines[1].split()[1] == "gcra"
     assert lines[3].startswith("2 of 2 keys")
     assert run("show", used, "--limit", "1", "--json") == 0
@@ -71,6 +74,31 @@ def test_show_has_the_busiest_first_and_no_control_characters(
     assert [(e["key"], e["admitted"], e["denied"]) for e in shown["entries"]] == [
         ("often\x1b[31m", 2, 7)
     ]
+
+
+def test_show_writes_to_a_terminal_that_knows_ascii_alone(name: str) -> None:
+    store = SharedMemoryStore(name, size="128K")
+    Throttled("größe", quota="2/h", store=store).limit()
+    done = subprocess.run(
+        [sys.executable, "-m", "headway", "shm", "show", name],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gr\\xf6\\xdfe" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("show", "no-such-name"), ("remove", "no-such-name")])
+def test_a_complaint_says_who_complains(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("headway shm: ")
 
 
 def test_remove_takes_the_name_and_leaves_the_users_alone(

@@ -49,6 +49,9 @@ def key(name: str, **values: Any) -> KeyActivity:
     return replace(plain, **values)
 
 
+ENDLESS = {**Snapshot(1.0, 1, 1, 1, (key("k"),)).as_json()["keys"][0], "reset_after": float("nan")}
+
+
 def names(snapshot: Snapshot) -> list[str]:
     return [one.key for one in snapshot.keys]
 
@@ -115,6 +118,8 @@ def test_a_snapshot_is_read_from_the_json_that_it_made() -> None:
         {"now": "x", "admitted": 1, "denied": 1, "total": 1, "keys": []},
         {"now": 1, "admitted": 1, "denied": 1, "total": 1, "keys": [None]},
         {"now": 1, "admitted": None, "denied": 1, "total": 1, "keys": []},
+        {"now": float("inf"), "admitted": 1, "denied": 1, "total": 1, "keys": []},
+        {"now": 1, "admitted": 1, "denied": 1, "total": 1, "keys": [ENDLESS]},
     ],
 )
 def test_what_is_no_snapshot_is_refused(data: object) -> None:
@@ -195,6 +200,34 @@ def test_a_flood_of_fresh_keys_does_not_push_out_those_who_were_denied_or_wait()
     kept = names(activity.snapshot(limit=200))
     assert "denied" in kept
     assert "waits" in kept
+
+
+def test_those_who_wait_are_not_counted_for_ever_when_their_key_makes_room() -> None:
+    activity = Activity(max_keys=1)
+    activity.begin_wait("old", "gcra", "10/s")
+    activity.begin_wait("new", "gcra", "10/s")
+    activity.end_wait("old", "gcra", "10/s")
+    activity.end_wait("new", "gcra", "10/s")
+    assert [family.waiting for family in activity.families()] == [0]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_the_first_of_many_are_those_that_all_of_them_begin_with(sort: str) -> None:
+    activity = Activity()
+    for number in range(60):
+        name: str | bytes = f"k{number // 2}" if number % 2 else f"k{number // 2}".encode()
+        for turn in range(number % 7 + 1):
+            limited = turn % 3 == number % 3
+            activity.record(name, "gcra", "10/s", result(limited, remaining=number % 5))
+        for _ in range(number % 4):
+            activity.begin_wait(name, "gcra", "10/s")
+    every = activity.snapshot(sort=sort, limit=1000)
+    first = activity.snapshot(sort=sort, limit=11)
+    shown = [(one.key, one.admitted, one.denied, one.waiting) for one in first.keys]
+    of_all = [(one.key, one.admitted, one.denied, one.waiting) for one in every.keys]
+    assert shown == of_all[:11]
+    assert (every.total, first.total) == (60, 60)
+    assert activity.snapshot("K1", sort, 3).total == 22
 
 
 def test_who_waits_is_shown_until_it_has_its_answer() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,31 @@ def test_hooks_of_one_registry_share_their_metrics() -> None:
         Throttled(quota="1/h", hooks=[PrometheusHook(registry)]).limit(os.urandom(8).hex())
     found = samples(registry)
     assert found[named("requests_total", result="allowed")] == 2
+
+
+def test_hooks_may_be_made_by_threads_at_the_same_time() -> None:
+    switched = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    refused: list[Exception] = []
+
+    def make(registry: CollectorRegistry, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            PrometheusHook(registry)
+        except ValueError as error:
+            refused.append(error)
+
+    try:
+        for _ in range(50):
+            how = (CollectorRegistry(), threading.Barrier(4))
+            threads = [threading.Thread(target=make, args=how) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(switched)
+    assert not refused
 
 
 def test_awaited_decisions_are_counted() -> None:

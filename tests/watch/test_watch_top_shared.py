@@ -6,13 +6,11 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 
 import pytest
 
-from headway import Throttled, parse_quota, per_duration
+from headway import Throttled
 from headway.commands.parser import Refused
-from headway.top.shared import quota_text
 from headway.top.sources import source_of
 
 
@@ -57,15 +55,3 @@ def test_a_table_that_is_not_there_is_not_made() -> None:
     with pytest.raises(Refused, match="names no table"):
         source_of(f"shm:///{name}")
     assert not shared.path_of(name).exists()
-
-
-@pytest.mark.parametrize("text", ["100/s", "100/s burst 200", "5/10s", "7/500ms", "3/m", "1/2w"])
-def test_a_quota_is_written_as_it_is_read(text: str) -> None:
-    (quota,) = parse_quota(text)
-    assert parse_quota(quota_text(quota)) == (quota,)
-
-
-def test_periods_are_named_by_their_units() -> None:
-    assert quota_text(per_duration(timedelta(hours=1), 5)) == "5/h"
-    assert quota_text(per_duration(timedelta(milliseconds=250), 5)) == "5/250ms"
-    assert quota_text(per_duration(timedelta(seconds=90), 5, burst=7)) == "5/90s burst 7"

@@ -30,6 +30,8 @@ _AT_ONCE = 8
 """Callers of one function that ask at the same time, of threads and of each event loop."""
 _BACKOFF_S, _BACKOFF_MOST_S = 1.0, 30.0
 """What is waited where the service does not say how long."""
+_LEAST_S = 0.01
+"""Who is told to come back at once is not to ask as fast as it can."""
 _GO = _core.RateLimitResult(False, _core.RateLimitState(0, 0, 0.0, 0.0))
 _THREADS = 64
 
@@ -136,7 +138,7 @@ class Remote:
 
         told, tries = await trio.to_thread.run_sync(self.service.acquire, fields), 0
         while not told.admitted:
-            await trio.sleep(told.retry_after or _pause(told, tries))
+            await trio.sleep(max(told.retry_after or _pause(told, tries), _LEAST_S))
             told, tries = await trio.to_thread.run_sync(self.service.acquire, fields), tries + 1
 
     def _limited_error(self, result: _core.RateLimitResult) -> Exception:
@@ -185,7 +187,7 @@ def _pause(told: Told, tries: int) -> float:
         return float(min(_BACKOFF_S * 2 ** min(tries, 10), _BACKOFF_MOST_S))
     # A service that keeps nobody waiting says it for less than _KEPT_S too.
     early = _EARLY_S if told.retry_after > _KEPT_S else 0.0
-    return told.retry_after - early
+    return max(told.retry_after - early, _LEAST_S)
 
 
 def _is_plain(func: Any) -> bool:

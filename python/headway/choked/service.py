@@ -5,10 +5,14 @@ choked's protocol.
     export CHOKED_API_TOKEN=...
 
 Connections are kept open and shared by threads; tasks ask in threads of a pool of their own, so one
-way of asking is all there is. A request that a kept connection loses before a byte of its answer
-has come is sent once more, over a new one, with the same Idempotency-Key: `headway serve` answers
-it as it did, or would have, the first time. Nothing else is ever sent again: who gets no answer in
-time raises StoreUnavailableError, which says that the call may have been counted.
+way of asking is all there is.
+
+Nothing is charged twice. A kept connection may end while a request is under way, and then nobody
+knows whether it was delivered. It is sent once more only to the very process that was asked first,
+which answers it as it did, or would have, the first time: `headway serve` names itself in
+Headway-Instance, remembers requests by their Idempotency-Key, and refuses what another process was
+asked. In all other cases, and with services that do not name themselves, whoever gets no answer
+raises StoreUnavailableError, which says that the call may have been counted.
 """
 
 import http.client
@@ -34,9 +38,14 @@ _IDLE_S = 60.0
 """A connection that was not used for longer is not used again; the service closes it at 75."""
 _MOST_IDLE = 64
 _MOST_ANSWER = 65_536
+_INSTANCE = "Headway-Instance"
 _HOW = (
     "run `headway serve` and set CHOKED_API_URL to where it listens, such as http://127.0.0.1:8787"
 )
+
+
+_Kept = tuple[http.client.HTTPConnection, str | None]
+"""A connection, and the name of the process behind it, where it has one."""
 
 
 class Told(NamedTuple):
@@ -115,7 +124,7 @@ class Service:
     def _start_anew(self) -> None:
         """Forget all connections: also what a fork's child does, whose parent goes on with them."""
         self._lock = threading.Lock()
-        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[float, _Kept]] = []
 
     def acquire(
         self, fields: Mapping[str, object], wait: float = 0.0, asking: Asking | None = None
@@ -137,7 +146,7 @@ class Service:
         """Close what is idle; the next request connects again."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for _, connection in idle:
+        for _, (connection, _) in idle:
             connection.close()
 
     def _ask(
@@ -151,16 +160,16 @@ class Service:
         target = f"{self._path}{path}?{urlencode(fields, quote_via=quote, safe='')}"
         headers = {**self._headers, "Idempotency-Key": uuid.uuid4().hex}
         asking = asking or Asking()
-        for connection in (self._take_idle(), None):
-            fresh = connection is None
-            connection = connection or self._connect()
+        for kept in (self._take_idle(), None):
+            connection, instance = kept or (self._connect(), None)
             try:
                 return self._exchange(connection, method, target, headers, wait, asking)
             except _Lost as lost:
                 # The service has closed it meanwhile, as it may; or it died with the request.
                 connection.close()
-                if fresh or asking._left:
+                if instance is None or asking._left:
                     self._raise(lost.error, "closed", True)
+                headers[_INSTANCE] = instance
             except TimeoutError as error:
                 connection.close()
                 self._raise(error, "timeout", True)
@@ -204,7 +213,7 @@ class Service:
         if response.will_close or not response.isclosed():
             connection.close()
         else:
-            self._put_idle(connection)
+            self._put_idle(connection, response.headers.get(_INSTANCE))
         return self._told(response, body)
 
     def _told(self, response: http.client.HTTPResponse, body: bytes) -> Told:
@@ -221,7 +230,7 @@ class Service:
         error = StoreUnavailableError(
             f"The service at {self.url} answers {status}{f': {said}' if said else '.'}"
         )
-        error.fault = "service"
+        error.fault, error.may_have_counted = "service", status == 409
         raise error
 
     def _raise(self, cause: Exception, fault: str, may_have_counted: bool) -> NoReturn:
@@ -231,22 +240,22 @@ class Service:
         error.fault, error.may_have_counted = fault, may_have_counted
         raise error from cause
 
-    def _take_idle(self) -> http.client.HTTPConnection | None:
+    def _take_idle(self) -> _Kept | None:
         now = time.monotonic()
         while True:
             with self._lock:
                 if not self._idle:
                     return None
-                since, connection = self._idle.pop()
+                since, kept = self._idle.pop()
             # An idle connection has nothing to say: one that has is at its end.
-            if now - since < _IDLE_S and not _readable(connection):
-                return connection
-            connection.close()
+            if now - since < _IDLE_S and not _readable(kept[0]):
+                return kept
+            kept[0].close()
 
-    def _put_idle(self, connection: http.client.HTTPConnection) -> None:
+    def _put_idle(self, connection: http.client.HTTPConnection, instance: str | None) -> None:
         with self._lock:
             if len(self._idle) < _MOST_IDLE:
-                self._idle.append((time.monotonic(), connection))
+                self._idle.append((time.monotonic(), (connection, instance)))
                 return
         connection.close()
 

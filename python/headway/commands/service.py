@@ -22,7 +22,7 @@ from headway.exceptions import StoreUnavailableError
 __all__ = ["Service", "token_of"]
 
 TIMEOUT = 10.0  # seconds, for each answer
-LARGEST = 1 << 20  # bytes of an answer
+LARGEST = 8 << 20  # bytes of an answer: a thousand of the longest keys, each byte escaped
 
 
 class Service:
@@ -86,11 +86,14 @@ class Service:
         try:
             self._connection.request(method, self.path + path, body, headers)
             response = self._connection.getresponse()
-            return response.status, response.read(LARGEST)
+            said = response.read(LARGEST)
+            if not response.isclosed():  # the rest would be taken for the next answer
+                self._connection.close()
+            return response.status, said
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise self._unavailable(f"{said}. Does headway serve run there?") from error
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise self._unavailable(f"{why}. Does headway serve run there?") from error
 
     def _post(self, path: str, limit: Limit) -> dict[str, Any]:
         if limit.prefix is not None:

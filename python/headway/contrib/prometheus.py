@@ -17,6 +17,7 @@ either, not both:
 Labels never hold a key, unless `keys` asks for so many of them (collector only).
 """
 
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ except ImportError as error:
     ) from error
 
 from headway._core import RateLimitResult
+from headway._forks import open_after_fork
 from headway.activity import WAITS, Activity
 from headway.hooks import AsyncHook, Hook, HookContext
 
@@ -144,15 +146,17 @@ class _Metrics:
         self.requests.labels(context.algorithm, context.store_type, "error").inc()
 
 
+_making = open_after_fork(threading.Lock())
 _made: "dict[int, tuple[CollectorRegistry, _Metrics]]" = {}
 
 
 def _metrics(registry: "CollectorRegistry | None") -> _Metrics:
     chosen: Any = REGISTRY if registry is None else registry
-    found = _made.get(id(chosen))
-    if found is None:
-        found = _made[id(chosen)] = (chosen, _Metrics(chosen))
-    return found[1]
+    with _making:  # a registry refuses the same names from a second thread
+        found = _made.get(id(chosen))
+        if found is None:
+            found = _made[id(chosen)] = (chosen, _Metrics(chosen))
+        return found[1]
 
 
 class PrometheusHook(Hook):

@@ -1,11 +1,27 @@
 """`python -m headway.serve` is `headway serve`."""
 
-import argparse
 import sys
 
+from headway.commands import MISSING, UNAVAILABLE, WRONG
+from headway.commands.output import plain, say
+from headway.commands.parser import Missing, Parser
+from headway.exceptions import BaseThrottledError, StoreUnavailableError
 from headway.serve.command import add_arguments, run
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="headway serve")
+
+def main() -> int:
+    """As `headway.cli` does it, for this command alone."""
+    parser = Parser(prog="headway serve")
     add_arguments(parser)
-    sys.exit(run(parser.parse_args()))
+    args = parser.parse_args()
+    try:
+        return run(args)
+    except (Missing, BaseThrottledError) as error:
+        say(f"headway serve: {plain(str(error))}", sys.stderr)
+        if isinstance(error, Missing):
+            return MISSING
+        return UNAVAILABLE if isinstance(error, StoreUnavailableError) else WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

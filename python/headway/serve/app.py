@@ -10,9 +10,10 @@ import asyncio
 import functools
 import ipaddress
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -45,6 +46,7 @@ _UNAVAILABLE = failure(503, "The store cannot answer.", (b"retry-after", b"1"))
 _CLOSING = failure(503, "The service is about to stop.", (b"retry-after", b"1"))
 _WRONG = failure(500, "Something went wrong here; the service's log says what.")
 _IDEMPOTENCY_KEY = b"idempotency-key"
+_INSTANCE = b"headway-instance"
 
 
 class _Request:
@@ -107,6 +109,8 @@ class Service:
         self._probe = Throttled(quota="1/s", store=store, key_prefix="headway.serve")
         self._closing: asyncio.Event | None = None
         self._stop = False
+        self._instance = secrets.token_hex(8).encode()
+        """Of this process: who sends a request again says whom it asked first."""
         self._routes: dict[str, _Route] = {}
         self._route("GET", "/choked/acquire", self._acquire)
         self._route("POST", "/choked/settle", self._settle)
@@ -164,9 +168,12 @@ class Service:
             answer = _WRONG
         counted = (path, answer.status)
         self.responses[counted] = self.responses.get(counted, 0) + 1
-        if method != "HEAD" and respond(send, answer):
+        unchanged = answer.status == 304  # has no length: it would be that of what is not sent
+        if method != "HEAD" and not unchanged and respond(send, answer):
             return
-        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        headers = list(answer.headers)
+        if not unchanged:
+            headers.append((b"content-length", b"%d" % len(answer.body)))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         body = b"" if method == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
@@ -249,8 +256,19 @@ class Service:
             work.close()
             return _CLOSING
         idempotency_key = request.headers.get(_IDEMPOTENCY_KEY)
-        if idempotency_key is not None:
-            work = request.tenant.remembered.once(idempotency_key, asked, work)
+        if idempotency_key is None:
+            return await self._decide_now_or_later(request, work, waits)
+        first_asked = request.headers.get(_INSTANCE, self._instance)
+        if first_asked != self._instance:
+            work.close()
+            return failure(409, "Another process of this service was asked first, and may know.")
+        work = request.tenant.remembered.once(idempotency_key, asked, work)
+        answer = await self._decide_now_or_later(request, work, waits)
+        return replace(answer, headers=(*answer.headers, (_INSTANCE, self._instance)))
+
+    async def _decide_now_or_later(
+        self, request: _Request, work: Coroutine[Any, Any, Answer], waits: bool
+    ) -> Answer:
         if not waits:
             return await work
         if self._closing is None:
@@ -314,7 +332,8 @@ class Service:
             from headway.serve.metrics import Metrics
 
             self._metrics = Metrics(self)
-        answer: Answer = self._metrics.answer()
+        tenants = self.tenants.all() if request.admin else [request.tenant]
+        answer: Answer = self._metrics.answer(tenants)
         return answer
 
     def _page(self, path: str, scope: MutableMapping[str, Any]) -> Answer:
@@ -340,10 +359,13 @@ def _fields(query: bytes, known: tuple[str, ...]) -> dict[str, str]:
         )
     except ValueError:
         raise DataError("The query has too many fields, or is no UTF-8.") from None
-    fields = dict(pairs)
-    for name in fields:
+    fields: dict[str, str] = {}
+    for name, value in pairs:
         if name not in known:
             raise DataError(f"Unknown field: {shown(name)}, must be one of {', '.join(known)}.")
+        if name in fields:
+            raise DataError(f"Invalid {name}: given more than once.")
+        fields[name] = value
     return fields
 
 
@@ -351,12 +373,15 @@ def _check_browser(headers: dict[bytes, bytes]) -> None:
     """Refuse what a page of another site makes a browser send.
 
     Without tokens whoever reaches the loopback interface may ask, and so may any page that a
-    browser of this machine shows: across origins, or as a host whose name now leads here.
+    browser of this machine shows: across origins, or as a host whose name now leads here. An image
+    or a link of another site is asked for without an Origin, but Sec-Fetch-Site tells.
     """
     host, origin = headers.get(b"host"), headers.get(b"origin")
     if host is not None and not _is_loopback(b"//" + host):
         raise Refused.because(403, "Without tokens, only localhost is served.")
     if origin is not None and (host is None or origin.partition(b"://")[2] != host):
+        raise Refused.because(403, "Without tokens, other sites are not served.")
+    if headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
         raise Refused.because(403, "Without tokens, other sites are not served.")
 
 

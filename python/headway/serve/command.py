@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from importlib.util import find_spec
+
+from headway.commands.parser import Missing, bounded, seconds
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -21,15 +24,16 @@ examples:
 a token file holds TENANT:TOKEN in each line, with :admin after a token that sees all tenants;
 SIGHUP reads it again. SIGTERM stops the service when all requests are answered.
 
-exit codes: 0 stopped by a signal, 2 wrong argument, file or address"""
-_MISSING = 'headway serve needs {name}: pip install "headway[serve]"'
+exit codes: 0 stopped by a signal, 2 wrong argument, file or address, 3 something must be installed,
+69 the store cannot be used"""
+_NEEDS = ("uvicorn", "httptools", "prometheus_client")
+_SECONDS = seconds(0.001, 86_400)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command understands."""
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add(
         "--listen",
@@ -50,49 +54,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tls-key", metavar="FILE", help="its key, where that is another file")
     add(
         "--max-body",
-        type=_whole(1, 16 * 1024 * 1024),
+        type=bounded(1, 16 * 1024 * 1024),
         default=64 * 1024,
         metavar="BYTES",
         help="the largest body of a request (default: 65536)",
     )
     add(
         "--max-connections",
-        type=_whole(1, 1_000_000),
+        type=bounded(1, 1_000_000),
         default=10_000,
         metavar="N",
         help="more are turned away (default: 10000)",
     )
     add(
         "--max-wait",
-        type=_seconds,
+        type=_SECONDS,
         default=60.0,
         metavar="SECONDS",
         help="how long a request may ask to be kept waiting (default: 60)",
     )
     add(
         "--header-timeout",
-        type=_seconds,
+        type=_SECONDS,
         default=10.0,
         metavar="SECONDS",
         help="the time a client has for the head of a request (default: 10)",
     )
     add(
         "--body-timeout",
-        type=_seconds,
+        type=_SECONDS,
         default=10.0,
         metavar="SECONDS",
         help="the time it has for the body, and to read the answer (default: 10)",
     )
     add(
         "--keep-alive",
-        type=_seconds,
+        type=_SECONDS,
         default=75.0,
         metavar="SECONDS",
         help="how long a connection may stay open without a request (default: 75)",
     )
     add(
         "--stop-timeout",
-        type=_seconds,
+        type=_SECONDS,
         default=10.0,
         metavar="SECONDS",
         help="how long a stop waits for requests under way (default: 10)",
@@ -108,58 +112,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal says to stop, and return the exit code."""
+    """Serve until a signal says to stop, and return the exit code.
+
+    Raises Missing, and BaseThrottledError for what it cannot start with.
+    """
+    for name in _NEEDS:
+        if find_spec(name) is None:
+            raise Missing(f'{name} is missing; run: pip install "headway[serve]"')
     level = "info" if args.access_log and args.log_level != "debug" else args.log_level
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("uvicorn.error").addFilter(_not_of_requests)
-    try:
-        import httptools  # noqa: F401
-
-        from headway.serve.server import Options, serve
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("uvicorn", "httptools"):
-            raise
-        return _fail(_MISSING.format(name=error.name))
-    from headway.exceptions import BaseThrottledError
+    from headway.serve.server import Options, serve
     from headway.store import from_url
 
     host, port = args.listen
-    try:
-        serve(
-            Options(
-                host=host,
-                port=port,
-                store=from_url(args.store),
-                token_file=args.token_file,
-                tls_cert=args.tls_cert,
-                tls_key=args.tls_key,
-                max_body=args.max_body,
-                max_wait=args.max_wait,
-                max_connections=args.max_connections,
-                header_timeout=args.header_timeout,
-                body_timeout=args.body_timeout,
-                keep_alive=args.keep_alive,
-                stop_timeout=args.stop_timeout,
-                metrics_public=args.metrics_public,
-                access_log=args.access_log,
-            ),
-            _say,
-        )
-    except BaseThrottledError as error:
-        return _fail(f"headway serve: {error}")
+    serve(
+        Options(
+            host=host,
+            port=port,
+            store=from_url(args.store),
+            token_file=args.token_file,
+            tls_cert=args.tls_cert,
+            tls_key=args.tls_key,
+            max_body=args.max_body,
+            max_wait=args.max_wait,
+            max_connections=args.max_connections,
+            header_timeout=args.header_timeout,
+            body_timeout=args.body_timeout,
+            keep_alive=args.keep_alive,
+            stop_timeout=args.stop_timeout,
+            metrics_public=args.metrics_public,
+            access_log=args.access_log,
+        ),
+        _say,
+    )
     return 0
 
 
 def _say(where: str) -> None:
     sys.stdout.write(f"headway serves on {where}\n")
     sys.stdout.flush()
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"{message}\n")
-    return 2
 
 
 def _not_of_requests(record: logging.LogRecord) -> bool:
@@ -178,26 +172,3 @@ def _address(text: str) -> tuple[str, int]:
             f"{text!r} must be HOST:PORT, such as 127.0.0.1:8787 or [::1]:8787"
         )
     return host, int(port)
-
-
-class _whole:  # argparse calls it as a type
-    def __init__(self, least: int, most: int) -> None:
-        self._least, self._most = least, most
-
-    def __call__(self, text: str) -> int:
-        value = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
-        if not self._least <= value <= self._most:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} must be an integer from {self._least} to {self._most}"
-            )
-        return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} must be seconds above 0, up to 86400")
-    return value

@@ -17,13 +17,12 @@ from headway.activity import Activity
 from headway.exceptions import DataError
 from headway.types import AnyStore
 
-__all__ = ["Kept", "Limited", "Limiters", "quota_text"]
+__all__ = ["Kept", "Limited", "Limiters"]
 
 _V = TypeVar("_V")
 
 _MOST_PERIODS = 4096
 """A MemoryStore keeps a few words for every period that it has seen among several rules."""
-_UNITS = ((604_800, "w"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 @dataclass(slots=True)
@@ -101,7 +100,7 @@ class Limiters:
         limiter = AsyncThrottled(
             using=using, quota=list(rules), store=self._store, key_prefix=self._prefix
         )
-        text = "; ".join(map(quota_text, rules))
+        text = "; ".join(map(str, rules))
         known = Limited(limiter, limiter.using, text, self._store.TYPE)
         self._known.put(ident, known)
         return known
@@ -116,17 +115,3 @@ class Limiters:
                 "several rules."
             )
         self._periods |= seen
-
-
-def quota_text(quota: Quota) -> str:
-    """Write a quota in the quota language, as short as it goes."""
-    microseconds = round(quota.rate.period.total_seconds() * 1_000_000)
-    seconds, rest = divmod(microseconds, 1_000_000)
-    if rest:
-        count, unit = (microseconds, "us") if microseconds % 1000 else (microseconds // 1000, "ms")
-    else:
-        size, unit = next((size, unit) for size, unit in _UNITS if seconds % size == 0)
-        count = seconds // size
-    period = unit if count == 1 else f"{count}{unit}"
-    burst = "" if quota.burst == quota.rate.limit else f" burst {quota.burst}"
-    return f"{quota.rate.limit}/{period}{burst}"

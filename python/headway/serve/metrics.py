@@ -5,7 +5,7 @@ The service counts in plain integers; they are given names and types when somebo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +16,7 @@ from headway.serve.answers import Answer
 
 if TYPE_CHECKING:
     from headway.serve.app import Service
+    from headway.serve.tokens import Tenant
 
 __all__ = ["Metrics"]
 
@@ -27,12 +28,14 @@ class Metrics:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._tenants: Sequence[Tenant] = ()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def answer(self) -> Answer:
-        """Return them as they are now."""
+    def answer(self, tenants: Sequence[Tenant]) -> Answer:
+        """Return them as they are now, with the decisions of these tenants alone."""
+        self._tenants = tenants
         return Answer(200, generate_latest(self._registry), ((b"content-type", _TYPE),))
 
     def describe(self) -> list[Metric]:
@@ -56,7 +59,7 @@ class Metrics:
         keys = GaugeMetricFamily(
             "headway_serve_keys", "Keys that were seen of late.", labels=["tenant"]
         )
-        for tenant in service.tenants.all():
+        for tenant in self._tenants:
             seen = tenant.activity.snapshot(limit=0)
             decisions.add_metric([tenant.name, "admitted"], seen.admitted)
             decisions.add_metric([tenant.name, "denied"], seen.denied)

@@ -16,6 +16,7 @@ the time that an empty handler takes.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -69,6 +70,7 @@ def guarded(guard: Guard) -> type[GuardedConnection]:
 
 
 _receive = HttpToolsProtocol.data_received
+_begin = HttpToolsProtocol.on_headers_complete
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -83,6 +85,8 @@ class GuardedConnection(HttpToolsProtocol):
         self.head_size = self.body_size = 0
         self.measured: object = None
         """The request that has begun last when bytes came last."""
+        self.earlier: deque[RequestResponseCycle] = deque()
+        """Requests before the last, in the order of their answers; uvicorn knows the last alone."""
         guard = self.guard
         if len(guard.open) >= guard.max_connections:
             guard.refused += 1
@@ -92,7 +96,18 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.open.discard(self)
+        for cycle in self.earlier:  # one may be kept waiting, and would never hear of it
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        _begin(self)
+        if before is not None and not before.response_complete:
+            while self.earlier and self.earlier[0].response_complete:
+                self.earlier.popleft()
+            self.earlier.append(before)
 
     def data_received(self, data: bytes) -> None:
         # What comes in one piece may be several requests; what comes in more is measured.

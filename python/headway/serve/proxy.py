@@ -23,7 +23,7 @@ from headway._core import AsyncThrottled, Quota, Rate
 from headway.exceptions import DataError
 from headway.serve.answers import JSON, Answer, Refused, failure
 from headway.serve.asking import check_key, result_text, shown
-from headway.serve.limiters import Kept, Limited, quota_text
+from headway.serve.limiters import Kept, Limited
 from headway.serve.tokens import Tenant
 
 __all__ = ["Call", "Calls", "acquire", "settle"]
@@ -192,7 +192,7 @@ def _limited(
 
 def _limiter(tenant: Tenant, rules: tuple[Quota, ...], of_one: int | None) -> Limited:
     """Return the limiter of some rules, of which rule `of_one` takes 1 of every call."""
-    ident = ("choked", of_one, *map(quota_text, rules))
+    ident = ("choked", of_one, *map(str, rules))
     make: Callable[[], tuple[str, tuple[Quota, ...]]] = partial(_gcra, rules)
     limited = tenant.limiters.get(ident, make)
     limiter: AsyncThrottled = limited.limiter

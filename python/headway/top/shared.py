@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headway._snapshot import KeyActivity, Snapshot
 from headway.commands.parser import Refused
 from headway.exceptions import SetUpError
 
-if TYPE_CHECKING:
-    from headway._core import Quota
-
-__all__ = ["SharedMemorySource", "quota_text"]
-
-_PERIODS = {1: "s", 60: "m", 3600: "h", 86400: "d", 604800: "w"}
+__all__ = ["SharedMemorySource"]
 
 
 class SharedMemorySource:
@@ -58,7 +53,7 @@ class SharedMemorySource:
                 KeyActivity(
                     key=entry.key if entry.whole else f"{entry.key}…",
                     algorithm=entry.using,
-                    quota=quota_text(entry.quota),
+                    quota=str(entry.quota),
                     limit=state.limit,
                     remaining=state.remaining,
                     admitted=entry.admitted,
@@ -83,17 +78,3 @@ class SharedMemorySource:
             denied += now[1] - (0 if anew else old[1])
         self._totals = (admitted, denied)
         return self._totals
-
-
-def quota_text(quota: Quota) -> str:
-    """A quota in the quota language: "100/s burst 200"."""
-    limit, period = quota.get_limit(), quota.rate.period
-    seconds = period.total_seconds()
-    unit = _PERIODS.get(int(seconds)) if seconds == int(seconds) else None
-    if unit is None:
-        micros = round(seconds * 1e6)
-        unit = f"{micros // 10**6}s" if micros % 10**6 == 0 else f"{micros}us"
-        if micros % 10**6 and micros % 1000 == 0:
-            unit = f"{micros // 1000}ms"
-    text = f"{limit}/{unit}"
-    return text if quota.burst == limit else f"{text} burst {quota.burst}"
