@@ -5,10 +5,12 @@ once for a store.
 """
 
 import logging
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from headway._atomic_store import AtomicStore
 from headway._core import Quota, RateLimitState, SharedStore, VirtualClock
@@ -17,10 +19,14 @@ from headway.exceptions import SetUpError
 
 __all__ = ["DIRECTORY", "PREFIX", "Entry", "SharedMemoryStore", "path_of", "read_size", "read_url"]
 
-DIRECTORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
+_HAS_SHM = sys.platform == "linux" and os.access("/dev/shm", os.X_OK)
+DIRECTORY = Path("/dev/shm" if _HAS_SHM else "/tmp")
+"""What shared_directory() in src/core/shared_file.c says."""
 PREFIX = "headway."
 _LEAST, _MOST = 128 << 10, 1 << 40
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SPECIAL = re.compile("[%?#]")
+"""What a URL has another use for."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 
 
@@ -45,7 +51,7 @@ class SharedMemoryStore(SharedValues):
 
     The memory is made when the name is first used, and stays until it is removed or the machine is
     restarted: `headway shm list`, `show` and `remove`. A process that is killed in the middle of a
-    decision leaves nothing behind, one that is stopped holds nobody up.
+    decision leaves nothing behind, one that is stopped there holds nobody up.
 
     name: 1 to 200 bytes without "/". size: bytes, or text such as "16M" (the default), from 128 KiB
     on; about 200 bytes a key and rule. What is there already keeps its size.
@@ -93,7 +99,7 @@ class SharedMemoryStore(SharedValues):
     @property
     def server(self) -> str:
         """The URL that names the store."""
-        return f"shm:///{self.name}"
+        return "shm:///" + _SPECIAL.sub(lambda found: quote(found[0]), self.name)
 
     def entries(self) -> list[Entry]:
         """What it knows of each live key and rule; nobody is held up for it."""

@@ -21,9 +21,15 @@ class RateLimiterType(Enum):
 
 
 class StoreType(Enum):
-    """The kinds of store in this release, as `HookContext.store_type` reports them."""
+    """The kinds of store, as `HookContext.store_type` reports them.
 
+    A store of your own reports its `TYPE`, which may be anything.
+    """
+
+    REDIS = "redis"
     MEMORY = "memory"
+    SQLITE = "sqlite"
+    SHM = "shm"
 
     @classmethod
     def choice(cls) -> list[str]:

@@ -453,7 +453,9 @@ void shared_close(struct shared_file *f) {
             atomic_store(&f->registry[f->slot].number, 0);
         }
         munmap(f->base, (size_t)f->size);
-        close(f->descriptor);
+        if (shared_descriptor_is_ours(f)) {
+            close(f->descriptor);
+        }
         free(f);
     }
     pthread_mutex_unlock(&files_mutex);

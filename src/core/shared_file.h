@@ -132,6 +132,9 @@ static inline uint32_t shared_number(struct shared_file *f, struct shared_error 
     return number != 0 ? number : shared_register(f, error);
 }
 
+/* Is the descriptor still the file's? Daemons close what is open, and the number may be another file's since. */
+bool shared_descriptor_is_ours(const struct shared_file *f);
+
 /* Does the process of that number still live? Makes a system call. */
 bool shared_lives(struct shared_file *f, uint32_t number);
 /* Its pid, as it saw itself; 0 where that is not known. */

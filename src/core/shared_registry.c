@@ -18,8 +18,7 @@ static struct flock byte_of(const struct shared_file *f, uint32_t slot, short ty
     };
 }
 
-/* Is the descriptor still the file's? Daemons close what is open, and the number may be another file's since. */
-static bool descriptor_is_ours(const struct shared_file *f) {
+bool shared_descriptor_is_ours(const struct shared_file *f) {
     struct stat status;
     return fstat(f->descriptor, &status) == 0 && status.st_dev == f->device && status.st_ino == f->inode;
 }
@@ -27,7 +26,7 @@ static bool descriptor_is_ours(const struct shared_file *f) {
 static bool open_again(struct shared_file *f) {
     char path[SHARED_NAME_MAX + 64];
     struct stat status;
-    if (descriptor_is_ours(f)) {
+    if (shared_descriptor_is_ours(f)) {
         return true;
     }
     snprintf(path, sizeof path, "%s/%s%s", shared_directory(), SHARED_PREFIX, f->name);
@@ -39,7 +38,7 @@ static bool open_again(struct shared_file *f) {
         return false;
     }
     f->descriptor = fd;
-    return descriptor_is_ours(f);
+    return shared_descriptor_is_ours(f);
 }
 
 static uint64_t own_pid_space(void) {
@@ -157,7 +156,7 @@ bool shared_lives(struct shared_file *f, uint32_t number) {
     if (s == NULL) {
         return false;
     }
-    if (descriptor_is_ours(f) && is_locked(f, slot)) {
+    if (shared_descriptor_is_ours(f) && is_locked(f, slot)) {
         return true;
     }
     return runs_here(s);

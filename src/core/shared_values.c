@@ -1,6 +1,7 @@
 /* Values in a shared file: see shared_values.h. */
 #include "shared_values.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -42,6 +43,9 @@ _Static_assert(sizeof(struct page) == SHARED_RECORD_BYTES, "a page is one record
 #define LENGTH_BYTES sizeof(uint32_t)
 /* Of the records one in so many is an entry. */
 #define RECORDS_AN_ENTRY 16
+/* Of SHARED_PATIENCE_NS, how often a holder that stands still is waited for: longer than a container that has used up its share of the
+ * processor has to wait for more, which is 100 ms at most. */
+#define STOPPED_ROUNDS 6
 /* More records are not used: which pages are in use is noted on the stack. */
 #define RECORDS_MAX 65536
 
@@ -49,7 +53,7 @@ static uint32_t records(const struct shared_file *f) {
     return f->layout.records < RECORDS_MAX ? f->layout.records : RECORDS_MAX;
 }
 
-static uint32_t entries(const struct shared_file *f) {
+uint32_t shared_value_count(const struct shared_file *f) {
     return records(f) / RECORDS_AN_ENTRY;
 }
 
@@ -62,7 +66,7 @@ static struct entry *entry_at(const struct shared_file *f, uint32_t i) {
 }
 
 static uint32_t first_page(const struct shared_file *f) {
-    return 1 + entries(f);
+    return 1 + shared_value_count(f);
 }
 
 /* NULL: that is no page. */
@@ -88,18 +92,28 @@ size_t shared_value_max(const struct shared_file *f) {
 static enum shared_value_end enter(struct shared_file *f, bool patient, uint64_t *word, uint32_t *holder,
                                    struct shared_error *error) {
     uint32_t me = shared_number(f, error);
-    if (me == 0 || entries(f) == 0) {
+    if (me == 0 || shared_value_count(f) == 0) {
         return me == 0 ? SHARED_VALUE_FAILED : SHARED_VALUE_FULL;
     }
-    switch (shared_lock_take(f, &head_of(f)->lock, me, patient, word)) {
-    case SHARED_HELD:
-        return SHARED_VALUE_OK;
-    case SHARED_BUSY:
-        return SHARED_VALUE_BUSY;
-    default:
-        *holder = shared_holder(*word);
-        return SHARED_VALUE_STOPPED;
+    for (int round = 0; round < STOPPED_ROUNDS; round++) {
+        switch (shared_lock_take(f, &head_of(f)->lock, me, patient, word)) {
+        case SHARED_HELD:
+            return SHARED_VALUE_OK;
+        case SHARED_BUSY:
+            return SHARED_VALUE_BUSY;
+        case SHARED_ELSEWHERE: /* no value is ever moved */
+            error->fault = SHARED_UNUSABLE;
+            snprintf(error->text, sizeof error->text,
+                     "Shared memory '%s' is damaged: its values lead nowhere. Remove it with `headway shm remove`, and "
+                     "start its processes again.",
+                     f->name);
+            return SHARED_VALUE_FAILED;
+        case SHARED_STUCK: /* it cannot be robbed as a bucket's holder can: wait, it may have no processor just now */
+            break;
+        }
     }
+    *holder = shared_holder(*word);
+    return SHARED_VALUE_STOPPED;
 }
 
 static void leave(struct shared_file *f, uint64_t word) {
@@ -130,7 +144,7 @@ static void put(_Atomic uint64_t *word, uint64_t value) {
 /* The key's, or NULL. `*spare`: the first one without a value, or NULL. */
 static struct entry *find(const struct shared_file *f, const struct hash *h, struct entry **spare) {
     *spare = NULL;
-    for (uint32_t i = 0; i < entries(f); i++) {
+    for (uint32_t i = 0; i < shared_value_count(f); i++) {
         struct entry *e = entry_at(f, i);
         if (load(&e->hash[0]) == h->half[0] && load(&e->hash[1]) == h->half[1]) {
             return e;
@@ -178,7 +192,7 @@ static size_t copy_out(const struct shared_file *f, uint32_t number, char *bytes
 
 static void mark_used(const struct shared_file *f, uint64_t *used) {
     uint32_t steps = 0;
-    for (uint32_t i = 0; i < entries(f); i++) {
+    for (uint32_t i = 0; i < shared_value_count(f); i++) {
         uint32_t number = (uint32_t)load(&entry_at(f, i)->state);
         if (load(&entry_at(f, i)->hash[0]) == 0) {
             break;

@@ -9,7 +9,7 @@
  * the instant at which the entry leads to them, one word: who is killed in the midst has changed nothing. Which pages are free is
  * nowhere written; whoever needs some walks the chains of all entries. So there is nothing to repair.
  *
- * A process that is stopped in that microsecond holds up the others: they are told so after SHARED_PATIENCE_NS. */
+ * A process that is stopped in that microsecond holds up the others: they are told so after six times SHARED_PATIENCE_NS. */
 #ifndef HEADWAY_SHARED_VALUES_H
 #define HEADWAY_SHARED_VALUES_H
 
@@ -28,6 +28,8 @@ enum shared_value_end {
 
 /* The most bytes that a value may have in this file. */
 size_t shared_value_max(const struct shared_file *f);
+/* How many values there can be at a time. */
+uint32_t shared_value_count(const struct shared_file *f);
 
 /* Puts the value's length into *length, its first `room` bytes into `bytes`, and a mark into *mark. A key that is not there has length
  * 0 and a mark like any other. `patient`: may sleep; call it without the GIL then. */

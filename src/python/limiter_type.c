@@ -172,6 +172,14 @@ static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (made_store == NULL) {
         goto done;
     }
+    if (!PyObject_TypeCheck(made_store, m->store) && !PyObject_TypeCheck(made_store, m->redis_store)) {
+        /* Loaded now: a child that is forked while a thread imports a module never gets that module. */
+        PyObject *atomic = PyImport_ImportModule("headway._atomic");
+        if (atomic == NULL) {
+            goto done;
+        }
+        Py_DECREF(atomic);
+    }
     if (quotas != NULL) {
         plan = PyObject_TypeCheck(made_store, m->store)
                    ? plan_new(m, (StoreObject *)made_store, prefix, algorithm, quotas)

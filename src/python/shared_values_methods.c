@@ -12,9 +12,11 @@ static bool failed(SharedStoreObject *s, enum shared_value_end end, size_t lengt
     }
     if (end == SHARED_VALUE_FULL) {
         error->fault = SHARED_NO_ROOM;
-        snprintf(error->text, sizeof error->text,
-                 "Shared memory '%s' has no room for a value of %zu bytes, of at most %zu. Give a larger size.",
-                 s->table.file->name, length, shared_value_max(s->table.file));
+        snprintf(
+            error->text, sizeof error->text,
+            "Shared memory '%s' has no room for a value of %zu bytes: it holds %u values at a time, such as the state "
+            "of a semaphore that is in use, of at most %zu bytes each. Give a larger size.",
+            s->table.file->name, length, (unsigned)shared_value_count(s->table.file), shared_value_max(s->table.file));
     } else if (end == SHARED_VALUE_STOPPED) {
         error->fault = SHARED_STOPPED;
         snprintf(
@@ -37,6 +39,12 @@ static int key_bytes(PyObject *object, const char **bytes, size_t *length) {
     return 0;
 }
 
+/* (bytes or None, mark) */
+static PyObject *value_and_mark(const char *bytes, size_t length, uint64_t mark) {
+    return length == 0 ? Py_BuildValue("(OK)", Py_None, (unsigned long long)mark)
+                       : Py_BuildValue("(y#K)", bytes, (Py_ssize_t)length, (unsigned long long)mark);
+}
+
 static PyObject *read_value(SharedStoreObject *s, const char *key, size_t key_length) {
     struct shared_file *f = s->table.file;
     struct shared_error error;
@@ -55,8 +63,7 @@ static PyObject *read_value(SharedStoreObject *s, const char *key, size_t key_le
         return NULL;
     }
     if (length <= sizeof room) {
-        return length == 0 ? Py_BuildValue("(OK)", Py_None, (unsigned long long)mark)
-                           : Py_BuildValue("(y#K)", room, (Py_ssize_t)length, (unsigned long long)mark);
+        return value_and_mark(room, length, mark);
     }
     size_t most = shared_value_max(f);
     char *large = PyMem_RawMalloc(most);
@@ -66,9 +73,7 @@ static PyObject *read_value(SharedStoreObject *s, const char *key, size_t key_le
     Py_BEGIN_ALLOW_THREADS
     end = shared_value_read(f, key, key_length, true, large, most, &length, &mark, &holder, &error);
     Py_END_ALLOW_THREADS
-    PyObject *answer = failed(s, end, 0, holder, &error)
-                           ? NULL
-                           : Py_BuildValue("(y#K)", large, (Py_ssize_t)length, (unsigned long long)mark);
+    PyObject *answer = failed(s, end, 0, holder, &error) ? NULL : value_and_mark(large, length, mark);
     PyMem_RawFree(large);
     return answer;
 }

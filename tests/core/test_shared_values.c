@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "clock.h"
+#include "shared_lock.h"
 #include "shared_values.h"
 
 static char name[64];
@@ -186,6 +187,32 @@ static void test_who_waits_is_woken_by_another_process(void) {
     CHECK(shared_remove(name, strlen(name), &error));
 }
 
+/* As one in a container that has used up its share of the processor. */
+static void test_a_holder_that_stands_still_for_a_moment_is_waited_for(void) {
+    struct shared_file *f = open_file(1 << 20);
+    int told[2];
+    CHECK(pipe(told) == 0);
+    pid_t other = fork();
+    if (other == 0) {
+        struct shared_lock *lock = (struct shared_lock *)(void *)f->records; /* of all values */
+        uint64_t word;
+        CHECK(shared_lock_take(f, lock, shared_number(f, &error), true, &word) == SHARED_HELD);
+        CHECK(write(told[1], "", 1) == 1);
+        usleep(60000);
+        shared_lock_release(lock, word, 0);
+        _exit(0);
+    }
+    char bytes[8];
+    uint64_t mark;
+    CHECK(read(told[0], bytes, 1) == 1);
+    CHECK(get(f, "key", bytes, sizeof bytes, &mark) == 0);
+    CHECK(waitpid(other, NULL, 0) == other);
+    close(told[0]);
+    close(told[1]);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+
 /* Any number in the file may be wrong: there is a wrong value then, or none, and nothing worse. */
 static void test_a_damaged_file_is_survived(void) {
     struct shared_file *f = open_file(1 << 20);
@@ -204,6 +231,12 @@ static void test_a_damaged_file_is_survived(void) {
             set(f, key, bytes, length < sizeof bytes ? length : sizeof bytes, mark);
         }
     }
+    uint64_t *lock = (uint64_t *)(void *)f->records;
+    *lock = SHARED_MOVED;
+    size_t length;
+    CHECK(shared_value_read(f, "a", 1, true, bytes, sizeof bytes, &length, &mark, &holder, &error) ==
+          SHARED_VALUE_FAILED);
+    CHECK(strstr(error.text, "is damaged") != NULL);
     shared_close(f);
     CHECK(shared_remove(name, strlen(name), &error));
 }
@@ -216,6 +249,7 @@ int main(void) {
     test_entries_are_used_again();
     test_processes_that_are_killed_leave_a_whole_value();
     test_who_waits_is_woken_by_another_process();
+    test_a_holder_that_stands_still_for_a_moment_is_waited_for();
     test_a_damaged_file_is_survived();
     return check_end("values in a shared file");
 }

@@ -46,7 +46,7 @@ class Limiters:
 
 
 def of_place(name: str, kind: str) -> Limiters:
-    return Limiters(name, PLACES[kind], permits=kind == "redis")
+    return Limiters(name, PLACES[kind], permits=kind != "memory")
 
 
 BEFORE = {kind: of_place("before", kind) for kind in PLACES}

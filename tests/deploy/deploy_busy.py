@@ -1,6 +1,6 @@
 """A program: forks while its other threads ask, wait and hold permits, and while a loop waits.
 
-    python deploy_busy.py URL semaphores|plain
+    python deploy_busy.py URL
 
 Each child uses every limiter of its parent at once. Prints how much of `counted` all of them were
 given together, and per process; and the instants at which permits were held.
@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from headway import Throttled
 from headway.asyncio import Throttled as AsyncThrottled
@@ -29,23 +28,19 @@ CAPACITY = 2
 class Limiters:
     """Made once, before anything is forked."""
 
-    def __init__(self, url: str, semaphores: bool) -> None:
+    def __init__(self, url: str) -> None:
         self.counted = Throttled("counted", quota=f"{LIMIT}/1000h", store=url)
         self.counted_tasks = AsyncThrottled("counted", quota=f"{LIMIT}/1000h", store=url)
         self.busy = Throttled("busy", quota="3/s", store=url)
         self.waited_for = Throttled("waited for", quota="20/s burst 1", timeout=30, store=url)
         self.tasks_wait = AsyncThrottled("tasks wait", quota="20/s burst 1", timeout=30, store=url)
-        self.semaphore: Any = None
-        self.own: Any = None
-        if semaphores:
-            self.semaphore = SyncSemaphore("permits", CAPACITY, connection=url)
-            self.own = AsyncSemaphore("permits", CAPACITY, connection=url)
+        self.semaphore = SyncSemaphore("permits", CAPACITY, connection=url)
+        self.own = AsyncSemaphore("permits", CAPACITY, connection=url)
 
 
-def make_more(url: str, limiters: Limiters) -> bool:
+def make_more(url: str) -> bool:
     """Makes limiters by URL, which looks up the store, and drops them."""
-    if limiters.semaphore is not None:
-        SyncSemaphore(f"made {time.monotonic_ns()}", 1, connection=url)
+    SyncSemaphore(f"made {time.monotonic_ns()}", 1, connection=url)
     return bool(Throttled("made", quota="1000000/h", store=url).limit())
 
 
@@ -72,8 +67,7 @@ async def hold_as_task(limiters: Limiters, times: int, seconds: float) -> None:
 async def as_tasks(limiters: Limiters, times: int) -> int:
     results = await asyncio.gather(*(limiters.counted_tasks.limit() for _ in range(times)))
     await limiters.tasks_wait.limit()
-    if limiters.own is not None:
-        await hold_as_task(limiters, 2, 0.005)
+    await hold_as_task(limiters, 2, 0.005)
     return sum(map(bool, results))
 
 
@@ -83,8 +77,7 @@ def use_all(limiters: Limiters) -> int:
     given += asyncio.run(as_tasks(limiters, ASKS // 2))
     assert limiters.waited_for.limit()
     limiters.busy.limit()
-    if limiters.semaphore is not None:
-        hold(limiters, 2, 0.005)
+    hold(limiters, 2, 0.005)
     threads = [threading.Thread(target=limiters.waited_for.limit) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -116,7 +109,7 @@ def fork(url: str, limiters: Limiters) -> int:
         try:
             signal.alarm(30)
             held.clear()
-            assert make_more(url, limiters)
+            assert make_more(url)
             given = use_all(limiters)
             os.write(write, json.dumps({"given": given, "held": held}).encode())
             code = 0
@@ -130,17 +123,16 @@ def fork(url: str, limiters: Limiters) -> int:
     return read
 
 
-def main(url: str, semaphores: str) -> None:
+def main(url: str) -> None:
     signal.alarm(38)
-    limiters = Limiters(url, semaphores == "semaphores")
+    limiters = Limiters(url)
     threads = [
         in_parent(limiters.busy.limit),
         in_parent(limiters.waited_for.limit),
-        in_parent(lambda: make_more(url, limiters)),
+        in_parent(lambda: make_more(url)),
         in_parent(lambda: asyncio.run(tasks_of_the_parent(limiters))),
     ]
-    if limiters.semaphore is not None:
-        threads += [in_parent(lambda: hold(limiters, 1, 0.02)) for _ in range(3)]
+    threads += [in_parent(lambda: hold(limiters, 1, 0.02)) for _ in range(3)]
     pipes = []
     for _ in range(CHILDREN):
         limiters.waited_for.limit()  # all others are in the middle of something

@@ -27,7 +27,11 @@ BEFORE = {kind: Throttled("before", quota=QUOTA, store=url) for kind, url in PLA
 BEFORE_TASKS = {
     kind: AsyncThrottled("before", quota=QUOTA, store=url) for kind, url in PLACES.items()
 }
-PERMIT = SyncSemaphore("permit", CAPACITY, connection=PLACES["redis"])
+PERMITS = {
+    kind: SyncSemaphore("permit", CAPACITY, connection=url)
+    for kind, url in PLACES.items()
+    if kind != "memory"
+}
 for limiter in BEFORE.values():
     limiter.peek()  # the parent has used it: its connections are open when it forks
 
@@ -46,8 +50,8 @@ def ask(kind: str) -> dict[str, Any]:
 
 
 @app.task  # type: ignore[untyped-decorator]
-def hold() -> dict[str, Any]:
-    with PERMIT:
+def hold(kind: str) -> dict[str, Any]:
+    with PERMITS[kind]:
         since = time.monotonic()
         time.sleep(0.01)
         return {"pid": os.getpid(), "since": since, "to": time.monotonic()}

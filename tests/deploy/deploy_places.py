@@ -1,19 +1,17 @@
 """The places where state may live, and whether processes share it.
 
-A kind that this version of headway does not have is skipped. A further one is one more line of
-KINDS, and of `place_of`.
+A further one is one more line of KINDS, and of `place_of`.
 """
 
 from __future__ import annotations
 
-import importlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
+from headway import SharedMemoryStore
 
 if TYPE_CHECKING:
     from servers import RedisServer
@@ -38,21 +36,8 @@ class Place:
         """Whether all processes that name the URL share one quota."""
         return self.kind != "memory"
 
-    @property
-    def has_permits(self) -> bool:
-        """Whether semaphores can live there."""
-        return True
-
-
-def known_kinds() -> list[str]:
-    """The kinds that this version of headway has."""
-    has_shm = hasattr(importlib.import_module("headway.store"), "SharedMemoryStore")
-    return [kind for kind in KINDS if kind != "shm" or has_shm]
-
 
 def place_of(kind: str, folder: Path, server: RedisServer | None) -> Place:
-    if kind not in known_kinds():
-        pytest.skip(f"this version of headway has no place {kind!r}")
     if kind == "redis":
         assert server is not None
         return Place(kind, server.url)
@@ -62,7 +47,7 @@ def place_of(kind: str, folder: Path, server: RedisServer | None) -> Place:
         name = f"test-{uuid.uuid4().hex}"
 
         def remove() -> None:
-            importlib.import_module("headway.store").SharedMemoryStore(name).remove()
+            SharedMemoryStore(name).remove()
 
         return Place(kind, f"shm:///{name}", remove)
     return Place(kind, "memory://")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def test_a_child_works_whatever_its_parents_threads_were_doing(place: Place) -> None:
-    told = run_program("deploy_busy.py", place.url, "semaphores" if place.has_permits else "plain")
+    told = run_program("deploy_busy.py", place.url)
     given = [one["given"] for one in told]
     assert len(given) == CHILDREN + 1
     if place.shared:
@@ -25,10 +25,8 @@ def test_a_child_works_whatever_its_parents_threads_were_doing(place: Place) -> 
         assert given == [ASKS] * len(given)  # each was forked before anything was taken
 
 
-def test_permits_on_a_server_are_counted_over_all_forks(place: Place) -> None:
-    if not (place.shared and place.has_permits):
-        pytest.skip("no permits that processes share")
-    told = run_program("deploy_busy.py", place.url, "semaphores")
+def test_permits_are_counted_over_all_forks(shared_place: Place) -> None:
+    told = run_program("deploy_busy.py", shared_place.url)
     steps = [(instant, way) for one in told for since, to in one["held"]
              for instant, way in ((since, 1), (to, -1))]  # fmt: skip
     inside, most = 0, 0

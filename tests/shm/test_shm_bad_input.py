@@ -99,6 +99,17 @@ def test_a_url_stands_for_one_store_until_it_is_removed(name: str) -> None:
     assert from_url(f"shm:///{name}?size=256K") is not store
 
 
+@pytest.mark.parametrize("end", ["?", "#", "%41", "?size=1M", " ", "ä", "&"])
+def test_the_url_of_a_store_names_that_store(end: str, name: str) -> None:
+    store = SharedMemoryStore(name + end, size="128K")
+    try:
+        found = from_url(store.server)
+        assert isinstance(found, SharedMemoryStore)
+        assert found.name == store.name
+    finally:
+        store.remove()
+
+
 def test_bad_arguments_are_named(name: str) -> None:
     for on_full in ("drop", None, 5):
         with pytest.raises(SetUpError, match="Invalid on_full"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headway import LimitedError, SharedMemoryStore, Throttled
+from headway import LimitedError, SharedMemoryStore, StoreType, Throttled
 from headway.asyncio import Throttled as AsyncThrottled
 from headway.choked import Choked, choked
 from headway.hooks import Hook, HookContext
@@ -24,9 +24,16 @@ def url(name: str) -> str:
 
 
 def test_a_store_is_known_by_its_names(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import headway.asyncio
+    import headway.throttled.asyncio
     import headway.throttled.store
 
     assert headway.throttled.store.SharedMemoryStore is headway.store.SharedMemoryStore
+    assert headway.throttled.SharedMemoryStore is headway.store.SharedMemoryStore
+    assert headway.throttled.asyncio.SharedMemoryStore is headway.asyncio.SharedMemoryStore
+    assert StoreType(headway.asyncio.SQLiteStore.TYPE) is StoreType.SQLITE
+    assert StoreType(SharedMemoryStore.TYPE) is StoreType.SHM
+    assert StoreType.choice() == ["redis", "memory", "sqlite", "shm"]
     monkeypatch.setenv("LIMITS", url)
     store = from_env("LIMITS")
     assert isinstance(store, AtomicStore)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,28 @@ def test_a_closed_descriptor_does_not_make_a_process_look_dead(name: str) -> Non
     os.close(os.open(place, os.O_RDONLY))  # drops the process' record locks
     child = start(_COUNTS, name)
     assert child.communicate(timeout=DEADLINE_S)[0] == "2\n"
+
+
+def test_a_store_that_goes_closes_no_descriptor_of_others(
+    name: str, run_python: Callable[..., str]
+) -> None:
+    """A daemon closes all that is open; the number may be another file's by then."""
+    said = run_python(_CLOSES, name)
+    assert said.split() == ["open"]
+
+
+_CLOSES = """
+import os, sys
+from headway import SharedMemoryStore
+before = os.open(os.devnull, os.O_RDONLY)
+os.close(before)
+store = SharedMemoryStore(sys.argv[1], size="128K")
+os.close(before)  # its own, which was the lowest that is free
+assert os.open(os.devnull, os.O_RDONLY) == before
+del store
+os.fstat(before)
+print("open")
+"""
 
 
 _COUNTS = """

@@ -233,3 +233,41 @@ def test_a_value_that_does_not_fit_is_refused(store: SharedMemoryStore) -> None:
     with pytest.raises(StoreUnavailableError, match="no room for a value of 1000000 bytes"):
         store.update(b"large", lambda old: (b"x" * 1_000_000, None))
     assert store.get(b"large") is None
+
+
+def test_a_value_too_many_is_refused_with_how_many_there_can_be(
+    store: SharedMemoryStore,
+) -> None:
+    for number in range(32):
+        store.update(b"%d" % number, lambda old: (b"x", None))
+    with pytest.raises(StoreUnavailableError, match="it holds 32 values at a time"):
+        store.update(b"one more", lambda old: (b"x", None))
+    store.update(b"0", lambda old: (None, None))
+    store.update(b"other", lambda old: (b"x", None))
+
+
+def test_a_long_value_that_is_deleted_while_it_is_read_is_none(store: SharedMemoryStore) -> None:
+    """It is read in two steps, as long as it is."""
+    found: set[int | None] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            value = store.get(b"long")
+            found.add(None if value is None else len(value))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(5000):
+            store.update(b"long", lambda old: (b"x" * 5000, None))
+            store.update(b"long", lambda old: (None, None))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert found <= {None, 5000}

@@ -9,6 +9,8 @@ Limits are shared with the synchronous package by sharing a store: tasks and thr
 one key stand in one line.
 """
 
+from typing import TYPE_CHECKING
+
 from headway._core import AsyncThrottled as Throttled
 from headway._core import MemoryStore, __version__
 from headway.asyncio import hooks, rate_limiter
@@ -32,6 +34,9 @@ from headway.constants import RateLimiterType
 from headway.store import BaseStore, RedisStore
 from headway.throttled import constants, exceptions, store, types, utils
 
+if TYPE_CHECKING:
+    from headway.store import SharedMemoryStore, SQLiteStore
+
 __all__ = [
     "BaseRateLimiter",
     "BaseStore",
@@ -46,6 +51,8 @@ __all__ = [
     "RateLimiterRegistry",
     "RateLimiterType",
     "RedisStore",
+    "SQLiteStore",
+    "SharedMemoryStore",
     "Throttled",
     "__version__",
     "constants",
@@ -62,3 +69,9 @@ __all__ = [
     "types",
     "utils",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("SQLiteStore", "SharedMemoryStore"):  # which load what few need
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -160,7 +160,7 @@ class _Limits(Generic[_L]):
         made = make(using=using, quota=quota or "1/s", store=self.store, key_prefix=key_prefix,
                     hooks=hooks)  # fmt: skip
         self.limiter = None if quota is None else made
-        if concurrency is not None:  # a store that has no permits says so here
+        if concurrency is not None:  # a store that cannot have them says so here
             kind = SyncSemaphore if make is Throttled else AsyncSemaphore
             kind(f"{key_prefix}:set-up", concurrency, connection=self.store)
 

@@ -4,7 +4,8 @@ A permit is a lease. Who holds one and lives, a running thread or a task that is
 it however long it takes. The permit of one who is gone without having left the block is free
 again when its lease of `expiry` seconds has run out.
 
-In memory all of it is compiled. On a server the compiled class hands over to `_door.Door`.
+In memory all of it is compiled. Elsewhere the compiled class hands over to `_door.Door`, to permits
+on a server (`_permits`) or in a store of this machine (`_local_permits`).
 """
 
 from collections.abc import Callable
@@ -97,9 +98,8 @@ class SyncSemaphore(_Permits, _core.SyncSemaphore):
     name: who shares the permits. capacity: permits, at least 1; where two semaphores of one name
     differ, the first holds and the second logs a warning. max_sleep: the longest wait in seconds,
     then `MaxSleepExceededError`; 0 for no end. expiry: seconds until the permit of a holder that
-    is gone is free again. connection: a MemoryStore, a RedisStore, a URL or a client of redis-py;
-    by default what REDIS_URL names, else the process. Raises ValueError naming a value that is not
-    usable.
+    is gone is free again. connection: a store, a URL or a client of redis-py; by default what
+    REDIS_URL names, else the process. Raises ValueError naming a value that is not usable.
     """
 
     __slots__: ClassVar[tuple[str, ...]] = ()

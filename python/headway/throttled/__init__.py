@@ -1,8 +1,10 @@
 """The mirror of throttled.md: `from headway.throttled import …` for `from throttled import …`.
 
 Its submodules are headway's own, under this second name. `headway.throttled.asyncio` is what is
-awaited. Redis arrives with a later release.
+awaited. `SQLiteStore` and `SharedMemoryStore` are headway's own.
 """
+
+from typing import TYPE_CHECKING
 
 from headway._core import MemoryStore, Throttled, __version__
 from headway.constants import RateLimiterType
@@ -25,6 +27,9 @@ from headway.rate_limiter import (
 from headway.store import BaseStore, RedisStore
 from headway.throttled import constants, exceptions, hooks, rate_limiter, store, types, utils
 
+if TYPE_CHECKING:
+    from headway.store import SharedMemoryStore, SQLiteStore
+
 __all__ = [
     "BaseRateLimiter",
     "BaseStore",
@@ -39,6 +44,8 @@ __all__ = [
     "RateLimiterRegistry",
     "RateLimiterType",
     "RedisStore",
+    "SQLiteStore",
+    "SharedMemoryStore",
     "Throttled",
     "__version__",
     "constants",
@@ -55,3 +62,9 @@ __all__ = [
     "types",
     "utils",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("SQLiteStore", "SharedMemoryStore"):  # which load what few need
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,8 @@
 Its submodules are those of `headway.asyncio`, under this second name.
 """
 
+from typing import TYPE_CHECKING
+
 from headway.asyncio import (
     BaseRateLimiter,
     BaseStore,
@@ -34,6 +36,9 @@ from headway.asyncio import (
     utils,
 )
 
+if TYPE_CHECKING:
+    from headway.store import SharedMemoryStore, SQLiteStore
+
 __all__ = [
     "BaseRateLimiter",
     "BaseStore",
@@ -48,6 +53,8 @@ __all__ = [
     "RateLimiterRegistry",
     "RateLimiterType",
     "RedisStore",
+    "SQLiteStore",
+    "SharedMemoryStore",
     "Throttled",
     "__version__",
     "constants",
@@ -64,3 +71,9 @@ __all__ = [
     "types",
     "utils",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("SQLiteStore", "SharedMemoryStore"):  # which load what few need
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 __all__ = ["get_remote_address"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headway.contrib")
 
 _UNKNOWN_CLIENT = "unknown"
 

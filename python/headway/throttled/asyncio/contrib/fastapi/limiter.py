@@ -27,7 +27,7 @@ __all__ = ["KeyFunc", "Limiter"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headway.contrib")
 
 KeyFunc: TypeAlias = Callable[[Request], str | Awaitable[str]]
 """Takes the request and returns who is limited; may be a coroutine function."""
