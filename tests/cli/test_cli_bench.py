@@ -98,7 +98,7 @@ def test_an_argument_that_cannot_be_used_is_named_before_anything_is_measured(
 def test_the_rate_counts_every_call_of_every_thread() -> None:
     calls: list[None] = []
     counted = measuring._repeated(lambda: calls.append(None), 10, 0.0)
-    assert counted == len(calls) == 0
+    assert counted == len(calls) == 10  # who comes late has a turn too
     rate = measuring._rate(lambda: lambda: calls.append(None), 3, 0.02)
     assert rate > 0
 

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from headway import MemoryStore
-from headway.contrib import Policy
+from headway.contrib import Policy, Verdict
 from headway.contrib.asgi import RateLimitHeaders
 from headway.contrib.asgi import RateLimitMiddleware as PureMiddleware
 from headway.contrib.fastapi import RateLimit
@@ -79,6 +79,29 @@ class TestVerdict:
 
         asyncio.run(main())
         assert wide_left() == 8
+
+    @pytest.mark.parametrize("awaits", [False, True])
+    def test_of_several_permits_all_are_released_though_one_fails(self, awaits: bool) -> None:
+        verdict, released = Verdict("both", "after"), []
+
+        class Permit:
+            def __init__(self, number: int) -> None:
+                self.number = number
+
+            def __exit__(self, *_: object) -> None:
+                released.append(self.number)
+                if self.number == 2:
+                    raise asyncio.CancelledError
+
+            async def __aexit__(self, *_: object) -> None:
+                self.__exit__()
+
+        verdict.permits = [Permit(number) for number in range(4)]
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(verdict.release_async()) if awaits else verdict.release()
+        assert released == [3, 2, 1, 0]
+        verdict.release()
+        assert len(released) == 4
 
     def test_a_rule_in_a_dry_run_gives_back_too(
         self, store: MemoryStore, wide_left: Callable[[], int]

@@ -64,6 +64,16 @@ class TestClientAddress:
             ('for="[2001:db8:1:2::17]:4711"', "2001:db8:1:2::/64"),
             ("for=_hidden", "10.0.0.1"),
             ("proto=https", "10.0.0.1"),
+            # A proxy may quote the Host, which is the client's own words.
+            ('for=198.51.100.7;host="a;for=1.1.1.1"', "198.51.100.7"),
+            ('for=198.51.100.7;host="a,for=1.1.1.1"', "198.51.100.7"),
+            (r'for=198.51.100.7;host="a\",for=1.1.1.1"', "198.51.100.7"),
+            (r'for=198.51.100.7;host="a,for=1.1.1.1\\"', "198.51.100.7"),
+            ('for="1.1.1.1, for=198.51.100.7 ; by=10.0.0.2', "198.51.100.7"),
+            ("for=198.51.100.7;for=1.1.1.1", "10.0.0.1"),
+            ('for=198.51.100.7;host="a" "b"', "10.0.0.1"),
+            ('"' * 5000, "10.0.0.1"),
+            (";" * 5000, "10.0.0.1"),
         ],
     )
     def test_forwarded_is_read_as_rfc_7239_writes_it(self, value: str, client: str) -> None:

@@ -12,6 +12,7 @@ from contrib_stage import Plain, closed_port, decisions
 import headway
 from headway import MemoryStore, VirtualClock, per_min
 from headway.contrib import Concurrency, Policy, Rule, client_address, combine, route
+from headway.contrib._rules import kept
 from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 
 NOBODY = "redis://127.0.0.1:{}/0?connect_timeout=0.2&timeout=0.2"
@@ -355,3 +356,16 @@ class TestBadInput:
     def test_what_a_cost_callable_returns_is_checked(self) -> None:
         with pytest.raises(DataError, match="Invalid cost: -3"):
             Policy(Rule("1/m", cost=lambda request: -3)).decide(Plain())
+
+
+def test_what_is_kept_of_paths_is_bounded_in_length_too() -> None:
+    called: list[str] = []
+
+    def found(path: str) -> int:
+        called.append(path)
+        return len(path)
+
+    answer = kept(found, 8)
+    for path in ("/short", "/" + "x" * 5000):
+        assert [answer(path) for _ in range(3)] == [len(path)] * 3
+    assert len(called) == 1 + 3

@@ -38,17 +38,17 @@ class TestDependency:
     def test_it_limits_a_route_and_tells_so(self, store: MemoryStore) -> None:
         app = FastAPI()
 
-        @app.get("/items", dependencies=[Depends(RateLimit("2/m", store=store))])
+        @app.get("/items", dependencies=[Depends(RateLimit("2/m", name="items", store=store))])
         async def items() -> dict[str, str]:
             return {"a": "b"}
 
         answers = [ask(app, "/items") for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
         assert answers[0].json == {"a": "b"}
-        assert answers[0].headers["ratelimit"] == '"route";r=1;t=30'
+        assert answers[0].headers["ratelimit"] == '"items";r=1;t=30'
         assert answers[2].json == {"detail": "Rate limit exceeded: try again in 30 seconds."}
         assert answers[2].headers["retry-after"] == "30"
-        assert answers[2].headers["ratelimit"] == '"route";r=0;t=60'
+        assert answers[2].headers["ratelimit"] == '"items";r=0;t=60'
 
     def test_plain_endpoints_too(self) -> None:
         app = FastAPI()
@@ -148,6 +148,31 @@ class TestDependency:
         with pytest.raises(SetUpError, match="cannot hold a permit"):
             RateLimit(Concurrency(1))
 
+    @pytest.mark.parametrize(
+        "limits", ["1/m", Rule("1/m"), [Rule("1/m", name="a"), "2/m"], lambda request: "1/m"]
+    )
+    def test_on_a_store_that_others_may_use_it_needs_a_name(
+        self, limits: Any, store: MemoryStore
+    ) -> None:
+        with pytest.raises(SetUpError, match="Invalid name: None, must be given where a store is"):
+            RateLimit(limits, store=store)
+
+    @pytest.mark.parametrize(
+        "limits", [Rule("1/m", name="a"), Rule("1/m", scope="a"), [Rule("1/m", name="a")]]
+    )
+    def test_rules_that_have_names_are_enough_on_a_store(
+        self, limits: Any, store: MemoryStore
+    ) -> None:
+        app = FastAPI()
+        app.get("/items", dependencies=[Depends(RateLimit(limits, store=store))])(lambda: 1)
+        assert statuses(app, 2, "/items") == [200, 429]
+
+    def test_two_without_a_name_and_a_store_count_apart(self) -> None:
+        app = FastAPI()
+        for path in ("/a", "/b"):
+            app.get(path, dependencies=[Depends(RateLimit("1/m"))])(lambda: 1)
+        assert [ask(app, path).status for path in ("/a", "/b", "/a")] == [200, 200, 429]
+
     def test_the_schema_shows_429_where_it_is_asked_for(self) -> None:
         app = FastAPI(responses=RESPONSES)
 
@@ -173,7 +198,7 @@ class TestDependency:
 
     def test_a_store_that_is_down_is_503(self) -> None:
         url = f"redis://127.0.0.1:{closed_port()}/0?connect_timeout=0.2"
-        app = FastAPI(dependencies=[Depends(RateLimit("1/m", store=url))])
+        app = FastAPI(dependencies=[Depends(RateLimit("1/m", name="items", store=url))])
 
         @app.get("/items")
         async def items() -> int:

@@ -21,9 +21,11 @@ pytest.importorskip("django")
 import django_site as site
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpResponse
 from django.test import AsyncClient, Client, override_settings
+from django.urls import clear_url_caches, path
 
-from headway.contrib.django import RateLimitMiddleware, Rule, limit, user
+from headway.contrib.django import Concurrency, RateLimitMiddleware, Rule, limit, user
 from headway.contrib.wsgi import RateLimitMiddleware as WsgiMiddleware
 
 Get = Callable[..., Any]
@@ -193,6 +195,31 @@ def serving_asgi() -> Iterator[int]:
         finally:
             server.should_exit = server.force_exit = True
             thread.join(30)
+
+
+@pytest.fixture
+def page() -> Iterator[None]:
+    """A view, /page, one at a time."""
+    found = limit(Concurrency(1))(lambda request: HttpResponse("page"))
+    site.urlpatterns.append(path("page", found))
+    clear_url_caches()
+    yield
+    site.urlpatterns.pop()
+    clear_url_caches()
+
+
+def test_a_response_that_is_replaced_further_out_gives_its_permit_back(
+    client: Get, page: None, eventually: Callable[..., None]
+) -> None:
+    names = ["django.middleware.http.ConditionalGetMiddleware"]
+    names += ["headway.contrib.django.RateLimitMiddleware"]
+    with override_settings(MIDDLEWARE=names):
+        tag = client("/page")["ETag"]
+        for _ in range(2):
+            eventually(
+                lambda: client("/page", if_none_match=tag).status_code == 304,
+                "the permit of the page that has not changed is free",
+            )
 
 
 @pytest.mark.parametrize(

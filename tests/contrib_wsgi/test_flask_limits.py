@@ -9,10 +9,11 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from wsgi_servers import get, serving
+from wsgi_servers import SERVERS, get, serving
 
 import headway
 
@@ -350,6 +351,29 @@ def test_a_permit_is_held_as_long_as_a_response_is_streamed(
         assert first.result().body == b"one,two"
         eventually(lambda: get(port).status == 200, "the permit is free again")
     assert denied.status == 429
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_file_that_is_sent_gives_its_permit_back(
+    server: str, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    (tmp_path / "f.txt").write_text("file")
+    app = flask.Flask("test")
+    limits = RateLimit(app)
+
+    @app.get("/")
+    @limits.limit(Concurrency(1))
+    def file() -> Any:
+        return flask.send_file(tmp_path / "f.txt")
+
+    with serving(app, server) as port:
+        for method, body in (("GET", b"file"), ("HEAD", b""), ("GET", b"file")):
+
+            def sent(method: str = method, body: bytes = body) -> bool:
+                answer = get(port, method=method)
+                return answer.status == 200 and answer.body == body
+
+            eventually(sent, "the permit is free again")
 
 
 def test_a_view_that_raises_gives_its_permit_back() -> None:

@@ -7,6 +7,7 @@ trusted, and the first who is not is the client. What stands further left anybod
 Parsing an address takes microseconds, so results are kept; what a client can send is bounded.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -20,6 +21,9 @@ UNKNOWN = "unknown"
 
 UNIX = "unix"
 """Stands among trusted proxies for a peer without an address: who calls on a Unix socket."""
+
+_PAIR = re.compile(r"""\s*(?:([^\s=;"]+)=("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*)?(?:;|$)""")
+"""A parameter of Forwarded, or none, as between two semicolons."""
 
 _TEXT_MAX = 64
 _KEPT = 4096
@@ -96,18 +100,46 @@ def networks(trusted: "str | Iterable[str]") -> tuple[Trusts, bool]:
 
 def _hops(value: str, forwarded: bool) -> Iterable[str]:
     """Who is named, from the right. Yields "" where an element names nobody."""
-    rest = value
-    while rest:
-        rest, _, element = rest.rpartition(",")
-        if not forwarded:
-            yield element.strip()
-            continue
-        named = ""
-        for pair in element.split(";"):
-            name, _, content = pair.partition("=")
-            if name.strip().lower() == "for":
-                named = content.strip()
-        yield named.strip('"')
+    if forwarded:
+        return map(_named, _elements(value))
+    return (hop.strip() for hop in reversed(value.split(",")))
+
+
+def _elements(value: str) -> Iterable[str]:
+    """The elements of Forwarded, from the right: what stands further left may be cut off anywhere.
+
+    A comma in quotes parts nothing: a proxy may quote the Host, which is what a client makes it.
+    """
+    end = at = len(value)
+    quoted = False
+    while at:
+        at -= 1
+        if value[at] == '"':
+            before = at
+            while quoted and before and value[before - 1] == "\\":
+                before -= 1
+            if (at - before) % 2 == 0:  # else it is escaped
+                quoted = not quoted
+        elif value[at] == "," and not quoted:
+            yield value[at + 1 : end]
+            end = at
+    yield value[:end]
+
+
+def _named(element: str) -> str:
+    """Whom an element of Forwarded is for; "" where that is nobody, or it cannot be read."""
+    named = ""
+    at = 0
+    while at < len(element):
+        pair = _PAIR.match(element, at)
+        if pair is None:
+            return ""
+        at = pair.end()
+        if (pair[1] or "").lower() == "for":
+            if named:
+                return ""
+            named = pair[2].strip('"')
+    return named
 
 
 def forwarded_client(peer: str, value: str, forwarded: bool, trusts: Trusts) -> str:

@@ -15,7 +15,6 @@ there are several, looked at before the first of them is asked.
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable
-from functools import lru_cache
 from typing import Any
 
 from headway import _core
@@ -37,6 +36,7 @@ from headway.contrib._rules import (
     Rule,
     RuleLike,
     checked_name,
+    kept,
     quotas_of,
 )
 from headway.contrib._verdict import Outcome, Verdict
@@ -378,13 +378,12 @@ class Policy:
             everything = tuple(entries)
             return lambda method, path: everything
 
-        @lru_cache(4096)
         def applying(method: str, path: str) -> tuple[Entry, ...]:
             if exempt is not None and exempt.match(path):
                 return ()
             return tuple(entry for entry in entries if entry.rule.matches(method, path))
 
-        return applying
+        return kept(applying, 4096)
 
 
 def checked_style(headers: object, reset: object) -> tuple[str, str]:

@@ -14,7 +14,7 @@ rule without a name has that of the endpoint or the policy it is for: "search", 
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from headway import _core
 from headway.contrib._facts import Facts
@@ -22,6 +22,7 @@ from headway.contrib._keys import KeyFunction, KeyLike, key_function
 from headway.exceptions import DataError, SetUpError
 
 __all__ = [
+    "BUCKETS",
     "Concurrency",
     "Exempt",
     "Exemptions",
@@ -29,6 +30,7 @@ __all__ = [
     "Rule",
     "RuleLike",
     "checked_name",
+    "kept",
     "quotas_of",
 ]
 
@@ -37,8 +39,13 @@ QuotaSource = Any
 """A quota, quota text, a list of either, or a callable of the request that returns one or None."""
 Exempt = str | Callable[[Any], Any]
 
+_T = TypeVar("_T")
+_KEPT_MAX = 256
+"""Characters of a path, or method, that is kept with what was found for it."""
+
 _NAME = re.compile(r"[!#-\[\]-{}~]+")  # visible ASCII, but what quotes it in a header, and "|"
-_BUCKETS = frozenset({"token_bucket", "leaking_bucket", "gcra"})
+BUCKETS = frozenset({"token_bucket", "leaking_bucket", "gcra"})
+"""The algorithms that can give back."""
 
 
 def quotas_of(quota: object) -> Quotas:
@@ -62,6 +69,19 @@ def checked_name(field: str, value: object) -> str:
         f"Invalid {field}: {value!r}, must be visible ASCII characters without quotation marks, "
         "backslashes and '|'."
     )
+
+
+def kept(function: Callable[..., _T], count: int) -> Callable[..., _T]:
+    """`function`, whose last answers are kept. Not for long texts: clients send what they like."""
+    cached = lru_cache(count)(function)
+
+    def answer(*texts: str) -> _T:
+        for text in texts:
+            if len(text) > _KEPT_MAX:
+                return function(*texts)
+        return cached(*texts)
+
+    return answer
 
 
 def _names(field: str, value: object) -> tuple[str, ...]:
@@ -91,11 +111,7 @@ class Paths:
     def __init__(self, field: str, paths: Iterable[str]) -> None:
         found = re.compile("|".join(f"(?:{_pattern(field, path)})" for path in paths), re.DOTALL)
 
-        @lru_cache(1024)
-        def match(path: str) -> bool:
-            return found.fullmatch(path) is not None
-
-        self.match: Callable[[str], bool] = match
+        self.match = kept(lambda path: found.fullmatch(path) is not None, 1024)
 
 
 class Exemptions:
@@ -219,7 +235,7 @@ class Rule(_Matched):
     @property
     def gives_back(self) -> bool:
         """Whether what was taken can be given back: from a bucket, not from a window."""
-        return self.using in _BUCKETS
+        return self.using in BUCKETS
 
     def __repr__(self) -> str:
         return f"Rule({self.name!r}, quota={self.quotas or self.quota_of!r})"

@@ -207,16 +207,24 @@ class Verdict:
 
     def release(self) -> None:
         """Give back the permits: at the end of the response, whatever became of it."""
-        permits, self.permits = self.permits, []
-        for permit in reversed(permits):
-            permit.__exit__(None, None, None)
+        permits = self.permits
+        try:
+            while permits:
+                permits.pop().__exit__(None, None, None)
+        except BaseException:
+            self.release()  # the others all the same
+            raise
 
     async def release_async(self) -> None:
         """The same where it is awaited."""
-        permits, self.permits = self.permits, []
-        for permit in reversed(permits):
-            leaving: Callable[..., Awaitable[None]] = permit.__aexit__
-            await leaving(None, None, None)
+        permits = self.permits
+        try:
+            while permits:
+                leaving: Callable[..., Awaitable[None]] = permits.pop().__aexit__
+                await leaving(None, None, None)
+        except BaseException:
+            await self.release_async()  # one who is cancelled gives back the others all the same
+            raise
 
     def __repr__(self) -> str:
         return f"<Verdict {self.status} {self.outcomes!r}>"

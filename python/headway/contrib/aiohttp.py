@@ -23,6 +23,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import (
     KeyFunction,
     KeyLike,
@@ -168,6 +169,7 @@ class RateLimit:
         The options are those of `RateLimit`; what is not given is as it is there. Each handler has
         counts of its own.
         """
+        refuse_bare(limits)
         for option in options:
             if option not in OPTIONS:
                 raise TypeError(f"limit() got an unexpected keyword argument {option!r}")

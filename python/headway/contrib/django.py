@@ -25,6 +25,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import KeyFunction, api_key, client_address, combine, route, user
 from headway.contrib._policy import Policy, checked_on_limited
 from headway.contrib._rules import Concurrency, Rule, RuleLike
@@ -241,6 +242,7 @@ def limit(
     the response, or None. The other options are key, store, headers, reset, dry_run, on_error and
     exempt; what is not given is as HEADWAY says. Each view has counts of its own.
     """
+    refuse_bare(limits)
     for option in options:
         if option not in USUAL:
             raise TypeError(f"limit() got an unexpected keyword argument {option!r}")
@@ -300,10 +302,11 @@ def _limited(view: Any, lazy: _Lazy) -> Any:
     def wrapper(request: Any, *args: Any, **kwargs: Any) -> Any:
         guard = lazy()
         verdict = guard.decide(request)
-        if not verdict.allowed:
-            return _tell(request, guard.denied(request, verdict), verdict)
         try:
-            response = view(request, *args, **kwargs)
+            if verdict.allowed:
+                response = view(request, *args, **kwargs)
+            else:
+                response = guard.denied(request, verdict)
         except BaseException:
             verdict.release()
             raise
@@ -317,10 +320,11 @@ def _limited_async(view: Any, lazy: _Lazy) -> Any:
     async def wrapper(request: Any, *args: Any, **kwargs: Any) -> Any:
         guard = lazy()
         verdict = await guard.decide_async(request)
-        if not verdict.allowed:
-            return _tell(request, guard.denied(request, verdict), verdict, awaits=True)
         try:
-            response = await view(request, *args, **kwargs)
+            if verdict.allowed:
+                response = await view(request, *args, **kwargs)
+            else:
+                response = guard.denied(request, verdict)
         except BaseException:
             await verdict.release_async()
             raise
@@ -384,15 +388,17 @@ def _tell(request: Any, response: Any, own: Verdict | None = None, awaits: bool 
         response.headers[name] = value
     for verdict in verdicts:
         if verdict.permits:
-            _release_when_closed(response, verdict, awaits)
+            _release_when_closed(request, response, verdict, awaits)
     return response
 
 
-def _release_when_closed(response: Any, verdict: Verdict, awaits: bool) -> None:
+def _release_when_closed(request: Any, response: Any, verdict: Verdict, awaits: bool) -> None:
+    """Give the permits back at the response's end; or the request's, where a middleware further out
+    makes a response of its own instead: Django closes the last one, and with it the request.
+    """
     permits, verdict.permits = verdict.permits, []
     held = Verdict(verdict.headers, verdict.reset)
     held.permits = permits
-    close = response.close
     release = held.release
     if awaits:
         import asyncio
@@ -405,10 +411,14 @@ def _release_when_closed(response: Any, verdict: Verdict, awaits: bool) -> None:
             else:
                 asyncio.run_coroutine_threadsafe(held.release_async(), loop)
 
-    def closing() -> None:
-        try:
-            close()
-        finally:
-            release()
+    def then_release(close: Callable[[], None]) -> Callable[[], None]:
+        def closing() -> None:
+            try:
+                close()
+            finally:
+                release()
 
-    response.close = closing
+        return closing
+
+    response.close = then_release(response.close)
+    request.close = then_release(request.close)

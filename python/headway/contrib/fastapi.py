@@ -26,6 +26,7 @@ except ImportError as error:
         "headway.contrib.fastapi needs FastAPI: pip install 'headway[fastapi]'."
     ) from error
 
+from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import KeyLike
 from headway.contrib._rules import Exempt, QuotaSource, RuleLike
 from headway.contrib._verdict import all_fields, give_back_where_denied
@@ -111,8 +112,9 @@ class RateLimit:
     All routes that one object is on share its counts; `key=combine(client_address(), route())`
     counts each by itself. It returns the `Verdict`, and raises `RateLimitExceeded`; of a WebSocket,
     a WebSocketException with code 1013.
-    name: by which headers call it, and under which it counts: two on one store need two names, or
-    they share their counts. The rest: see `Policy`; callables are given the Request.
+    name: by which headers call it, and under which it counts, "route" by default. With a store it
+    must be given, or each rule have one of its own: else two dependencies on one store would share
+    their counts. The rest: see `Policy`; callables are given the Request.
 
     The fields are added to whatever FastAPI makes of what an endpoint returns. To a Response that
     the endpoint returns itself, a stream or file say, `app.add_middleware(RateLimitHeaders)` adds
@@ -123,7 +125,7 @@ class RateLimit:
         self,
         limits: "QuotaSource | RuleLike | Iterable[RuleLike]",
         *,
-        name: str = "route",
+        name: str | None = None,
         key: KeyLike | None = None,
         store: object = None,
         headers: str = "both",
@@ -142,8 +144,18 @@ class RateLimit:
             on_error=on_error,
             exempt=exempt,
             awaits=True,
-            name=name,
+            name="route" if name is None else name,
         )
+        rules = [entry.rule for entry in self.policy.entries]
+        if (
+            store is not None
+            and name is None
+            and any(not one.name and not one.scope for one in rules)
+        ):
+            raise SetUpError(
+                "Invalid name: None, must be given where a store is, such as name='search': "
+                "dependencies of one name share their counts in a store."
+            )
         if any(isinstance(entry.rule, Concurrency) for entry in self.policy.entries):
             raise SetUpError(
                 "Invalid limits: a dependency does not see the end of a response, so it cannot "
@@ -188,6 +200,8 @@ def limit(
     The endpoint need not take the request: what the limit needs is asked of FastAPI. Fields go into
     any response, whatever the endpoint returns.
     """
+
+    refuse_bare(limits)
 
     def decorate(function: _F) -> _F:
         endpoint = Endpoint(

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import (
     KeyFunction,
     KeyLike,
@@ -43,6 +44,7 @@ try:
     from flask import Blueprint, current_app, request
     from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
     from werkzeug.wrappers import Response as WerkzeugResponse
+    from werkzeug.wsgi import ClosingIterator
 except ImportError as missing:
     if (missing.name or "").partition(".")[0] not in ("flask", "werkzeug"):
         raise
@@ -268,6 +270,7 @@ class RateLimit:
         Stands below the line that makes the route. The options are those of `RateLimit`; what is
         not given is as it is there. Each view and blueprint has counts of its own.
         """
+        refuse_bare(limits)
         for option in options:
             if option not in CONFIG[1:]:
                 raise TypeError(f"limit() got an unexpected keyword argument {option!r}")
@@ -348,6 +351,10 @@ def _tell(response: "Response") -> "Response":
             response.call_on_close(verdict.release)
     if any(verdict.permits for verdict in verdicts):
         request.environ[HELD] = True
+        if response.direct_passthrough:  # a file: werkzeug gives the server the body alone to close
+            releases = [verdict.release for verdict in verdicts]
+            body: Iterable[Any] = response.response
+            response.response = ClosingIterator(body, releases)
     return response
 
 

@@ -40,6 +40,7 @@ from headway.contrib import (
     route,
     user,
 )
+from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import KeyLike
 from headway.contrib._rules import Exempt, QuotaSource, RuleLike
 from headway.contrib._verdict import all_fields, give_back_where_denied
@@ -146,6 +147,8 @@ def limit(
     The request may be any argument, but must be one. Where the endpoint returns a Response of any
     type the fields are added to it.
     """
+
+    refuse_bare(limits)
 
     def decorate(function: _F) -> _F:
         endpoint = Endpoint(

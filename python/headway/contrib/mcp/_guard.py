@@ -28,6 +28,10 @@ CALL_TOOL = "tools/call"
 OWN = ("initialize", "ping")
 """What the protocol needs for itself is never counted."""
 GIVEN = "headway_context"
+REQUESTS = "requests"
+"""What the limit of a server is called that has no name."""
+UNNAMED = "_headway_unnamed_limits"
+"""Where a server says how many of its limits have no name."""
 
 
 def decorate(limit: "Limit", function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +39,9 @@ def decorate(limit: "Limit", function: Callable[..., Any]) -> Callable[..., Any]
     if not callable(function):
         raise TypeError(f"{type(limit).__name__}(...) decorates a function, not {function!r}.")
     name = getattr(function, "__name__", type(function).__name__)
-    scope = limit.name or name
+    what = limit.name or name
+    whole = f"{function.__module__}.{getattr(function, '__qualname__', name)}"
+    scope = limit.name or whole
     signature = _signature(function)
     given = _context_parameter(signature)
     hidden = given is None and _sdk.IS_V2
@@ -51,8 +57,10 @@ def decorate(limit: "Limit", function: Callable[..., Any]) -> Callable[..., Any]
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             call = read(args, kwargs)
             try:
-                async with limit.enter_async(call, scope):
-                    return await function(*args, **kwargs)
+                async with limit.enter_async(call, scope, what) as turn:
+                    result = await function(*args, **kwargs)
+                    turn.failed = _is_error(result)
+                    return result
             except Denied as denied:
                 return _answer(call, denied.denial)
 
@@ -62,8 +70,10 @@ def decorate(limit: "Limit", function: Callable[..., Any]) -> Callable[..., Any]
         def called(*args: Any, **kwargs: Any) -> Any:
             call = read(args, kwargs)
             try:
-                with limit.enter(call, scope):
-                    return function(*args, **kwargs)
+                with limit.enter(call, scope, what) as turn:
+                    result = function(*args, **kwargs)
+                    turn.failed = _is_error(result)
+                    return result
             except Denied as denied:
                 return _answer(call, denied.denial)
 
@@ -79,6 +89,14 @@ def _answer(call: Call, denial: Denial) -> Any:
     if call.method == CALL_TOOL and _sdk.IS_V2:
         return denial.as_result()
     raise RateLimitedError(denial) from None
+
+
+def _is_error(result: Any) -> bool:
+    """Whether a result, in any of the shapes that it has on its way out, tells of an error."""
+    result = getattr(result, "root", result)  # of 1.x' ServerResult
+    if isinstance(result, dict):
+        return result.get("isError") is True
+    return True in (getattr(result, "is_error", None), getattr(result, "isError", None))
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
@@ -153,45 +171,64 @@ def install(limit: "Limit", server: Any, methods: Collection[str] | None) -> Non
     handlers = getattr(inner, "request_handlers", None)
     middleware = getattr(inner, "middleware", None)
     if isinstance(middleware, list):
-        middleware.append(_middleware(limit, methods))
+        middleware.append(_middleware(limit, methods, _scope(limit, inner)))
     elif isinstance(handlers, dict):
-        inner.request_handlers = _Handlers(handlers, limit, methods)
+        inner.request_handlers = _Handlers(handlers, limit, methods, _scope(limit, inner))
     else:
         raise SetUpError(
             f"Invalid server: {server!r}, must be the SDK's MCPServer, FastMCP or Server."
         )
 
 
+def _scope(limit: "Limit", server: Any) -> str:
+    """Under what a server's requests are counted: several limits without a name count apart.
+
+    It is the same in all processes that install them in the same order.
+    """
+    if limit.name is not None:
+        return limit.name
+    number: int = getattr(server, UNNAMED, 0) + 1
+    setattr(server, UNNAMED, number)
+    scope = f"{server.name}:{REQUESTS}"
+    return scope if number == 1 else f"{scope}:{number}"
+
+
 def _counts(method: str, methods: Collection[str] | None) -> bool:
     return method not in OWN if methods is None else method in methods
 
 
-def _middleware(limit: "Limit", methods: Collection[str] | None) -> Any:
-    scope = limit.name or "requests"
+def _middleware(limit: "Limit", methods: Collection[str] | None, scope: str) -> Any:
+    what = limit.name or REQUESTS
 
     async def middleware(context: Any, call_next: Any) -> Any:
         if context.request_id is None or not _counts(context.method, methods):
             return await call_next(context)
         call = _call(context.method, context, context.params)
         try:
-            async with limit.enter_async(call, scope) as state:
+            async with limit.enter_async(call, scope, what) as turn:
                 result = await call_next(context)
+                turn.failed = _is_error(result)
         except Denied as denied:
             if call.method != CALL_TOOL:
                 raise RateLimitedError(denied.denial) from None
             return denied.denial.as_result()
-        if state is not None and isinstance(result, dict):
-            result["_meta"] = _with_numbers(result.get("_meta"), state)
+        if turn.state is not None and isinstance(result, dict):
+            result["_meta"] = _with_numbers(result.get("_meta"), turn.state)
         return result
 
     return middleware
 
 
 def _with_numbers(meta: Any, state: "RateLimitState") -> dict[str, Any]:
-    """`meta` with the numbers of this limit, or of the tightest where there are several."""
+    """`meta` with the numbers of this limit, or of the tightest where there are several.
+
+    Those of a denial stay.
+    """
     told: dict[str, Any] = meta if isinstance(meta, dict) else {}
     known = told.get(META)
-    if isinstance(known, dict) and known.get("remaining", state.remaining) < state.remaining:
+    if isinstance(known, dict) and (
+        "error" in known or known.get("remaining", state.remaining) < state.remaining
+    ):
         return told
     return {**told, META: numbers(state)}
 
@@ -200,13 +237,18 @@ class _Handlers(dict[Any, Any]):
     """The handlers of a server of 1.x, each behind a limit, those to come included."""
 
     def __init__(
-        self, handlers: dict[Any, Any], limit: "Limit", methods: Collection[str] | None
+        self,
+        handlers: dict[Any, Any],
+        limit: "Limit",
+        methods: Collection[str] | None,
+        scope: str,
     ) -> None:
         super().__init__()
         self._inner = handlers
         """Of another limit perhaps, which what comes later must pass too."""
         self._limit = limit
         self._methods = methods
+        self._scope = scope
         for kind in handlers:
             self._put(kind)
 
@@ -222,7 +264,8 @@ class _Handlers(dict[Any, Any]):
         super().__setitem__(kind, handler)
 
     def _guarded(self, method: str, handler: Any) -> Any:
-        limit, scope = self._limit, self._limit.name or "requests"
+        limit, scope = self._limit, self._scope
+        what = limit.name or REQUESTS
 
         @functools.wraps(handler)
         async def guarded(request: Any) -> Any:
@@ -232,15 +275,16 @@ class _Handlers(dict[Any, Any]):
             sent = {} if params is None else params.model_dump(mode="json", by_alias=True)
             call = _call(method, _sdk.current_context(), sent)
             try:
-                async with limit.enter_async(call, scope) as state:
+                async with limit.enter_async(call, scope, what) as turn:
                     result = await handler(request)
+                    turn.failed = _is_error(result)
             except Denied as denied:
                 if method != CALL_TOOL:
                     raise RateLimitedError(denied.denial) from None
                 types: Any = import_module("mcp.types")
                 return types.ServerResult(denied.denial.as_result())
-            if state is not None:
-                result.root.meta = _with_numbers(result.root.meta, state)
+            if turn.state is not None:
+                result.root.meta = _with_numbers(result.root.meta, turn.state)
             return result
 
         return guarded

@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from headway._checks import not_negative, positive, positive_int
-from headway._core import AsyncThrottled, MemoryStore, RateLimitState, Throttled
+from headway._core import AsyncThrottled, MemoryStore, Throttled
+from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import KeyLike, checked_key, key_function
 from headway.contrib.mcp import _guard
 from headway.contrib.mcp._call import Call, CallFacts, caller, everyone
 from headway.contrib.mcp._denial import Denial, Denied
+from headway.contrib.mcp._turn import Turn
 from headway.exceptions import SetUpError, StoreUnavailableError
 from headway.limiters import AsyncSemaphore, MaxSleepExceededError, SyncSemaphore
 from headway.store import from_any
@@ -62,7 +64,11 @@ class Limit:
         self._store = MemoryStore() if store is None else from_any(store)
         self._exempt = exempt
         self.name = name
-        """Limits of one name share their counts; by default it is the decorated function's."""
+        """Limits of one name and store share their counts.
+
+        By default a function is called by its own name and counted by its module's as well; a
+        server's requests are counted under its name.
+        """
         self.dry_run = dry_run
         """Whether it only says in the log what it would have denied."""
         self.on_error = on_error
@@ -79,11 +85,14 @@ class Limit:
         """
         _guard.install(self, server, methods)
 
-    def enter(self, call: Call, scope: str) -> Any:
-        """A context manager: carry the call out in it. Raises `Denied`."""
+    def enter(self, call: Call, scope: str, what: str) -> Any:
+        """A context manager: carry the call out in it. Gives a `Turn`, or raises `Denied`.
+
+        scope: under which it counts. what: by which name clients are told.
+        """
         raise NotImplementedError
 
-    def enter_async(self, call: Call, scope: str) -> Any:
+    def enter_async(self, call: Call, scope: str, what: str) -> Any:
         """The same for `async with`."""
         raise NotImplementedError
 
@@ -96,6 +105,7 @@ class Limit:
         key = self._key_function(CallFacts(call))
         if key is None:
             return None
+        scope = scope.replace("%", "%25").replace("|", "%7C")
         return f"mcp|{scope}|{checked_key(key, self._key_function)}"
 
     def _deny(self, denial: Denial) -> None:
@@ -103,12 +113,12 @@ class Limit:
             raise Denied(denial)
         _logger.info("dry run, would deny: %s", denial.text)
 
-    def _unavailable(self, scope: str, error: StoreUnavailableError) -> None:
+    def _unavailable(self, what: str, error: StoreUnavailableError) -> None:
         _logger.warning(
-            "The limit of %s cannot be checked, on_error=%r: %s", scope, self.on_error, error
+            "The limit of %s cannot be checked, on_error=%r: %s", what, self.on_error, error
         )
         if self.on_error == "deny":
-            self._deny(Denial.unavailable(scope))
+            self._deny(Denial.unavailable(what))
 
 
 class RateLimit(Limit):
@@ -141,6 +151,7 @@ class RateLimit(Limit):
         dry_run: bool = False,
         on_error: str = "deny",
     ) -> None:
+        refuse_bare(quota, "call")
         super().__init__(caller() if key is None else key, store, name, exempt, dry_run, on_error)
         self._quota = quota
         self._cost = cost
@@ -154,46 +165,49 @@ class RateLimit(Limit):
             self._limiter(quota)
 
     @contextmanager
-    def enter(self, call: Call, scope: str) -> Iterator[RateLimitState | None]:
+    def enter(self, call: Call, scope: str, what: str) -> Iterator[Turn]:
         """Take from the quota, then carry the call out. Raises `Denied`."""
-        state = None
-        plan = self._plan(call, scope)
-        if plan is not None:
-            (limiter, _), key, cost, what = plan
-            try:
-                result = limiter.limit(key, cost, self._timeout)
-            except StoreUnavailableError as error:
-                self._unavailable(what, error)
-            else:
-                state = result.state
-                if result.limited:
-                    self._deny(Denial.limited(what, state))
-        yield state
+        with Turn(call) as turn:
+            plan = self._plan(call, scope, what)
+            if plan is not None:
+                (limiter, _), key, cost, what = plan
+                try:
+                    result = limiter.limit(key, cost, self._timeout)
+                except StoreUnavailableError as error:
+                    self._unavailable(what, error)
+                else:
+                    turn.state = result.state
+                    if result.limited:
+                        self._deny(Denial.limited(what, result.state))
+                    else:
+                        turn.took(limiter, key, cost)
+            yield turn
 
     @asynccontextmanager
-    async def enter_async(self, call: Call, scope: str) -> "AsyncIterator[RateLimitState | None]":
-        state = None
-        plan = self._plan(call, scope)
-        if plan is not None:
-            (_, limiter), key, cost, what = plan
-            try:
-                result = await limiter.limit(key, cost, self._timeout)
-            except StoreUnavailableError as error:
-                self._unavailable(what, error)
-            else:
-                state = result.state
-                if result.limited:
-                    self._deny(Denial.limited(what, state))
-        yield state
+    async def enter_async(self, call: Call, scope: str, what: str) -> "AsyncIterator[Turn]":
+        with Turn(call) as turn:
+            plan = self._plan(call, scope, what)
+            if plan is not None:
+                (_, limiter), key, cost, what = plan
+                try:
+                    result = await limiter.limit(key, cost, self._timeout)
+                except StoreUnavailableError as error:
+                    self._unavailable(what, error)
+                else:
+                    turn.state = result.state
+                    if result.limited:
+                        self._deny(Denial.limited(what, result.state))
+                    else:
+                        turn.took(limiter, key, cost)
+            yield turn
 
     def _plan(
-        self, call: Call, scope: str
+        self, call: Call, scope: str, what: str
     ) -> tuple[tuple[Throttled, AsyncThrottled], str, int, str] | None:
         """What to ask of which limiter, and what to call it; None where nothing is limited."""
         if not self.applies_to(call):
             return None
         quota: Any = self._quota
-        what = scope
         if isinstance(quota, Mapping):
             entry = next((each for each in (call.name, call.method, "*") if each in quota), None)
             if entry is None:
@@ -251,35 +265,37 @@ class Concurrency(Limit):
         self._expiry = positive("expiry", expiry)
 
     @contextmanager
-    def enter(self, call: Call, scope: str) -> Iterator[None]:
+    def enter(self, call: Call, scope: str, what: str) -> Iterator[Turn]:
         """Hold a place while the call is carried out. Raises `Denied`."""
-        semaphore = self._semaphore(SyncSemaphore, call, scope)
-        if semaphore is not None:
-            try:
-                semaphore.__enter__()
-            except (MaxSleepExceededError, StoreUnavailableError) as error:
-                semaphore = None
-                self._no_place(scope, error)
-        try:
-            yield
-        finally:
+        with Turn(call) as turn:
+            semaphore = self._semaphore(SyncSemaphore, call, scope)
             if semaphore is not None:
-                semaphore.__exit__(None, None, None)
+                try:
+                    semaphore.__enter__()
+                except (MaxSleepExceededError, StoreUnavailableError) as error:
+                    semaphore = None
+                    self._no_place(what, error)
+            try:
+                yield turn
+            finally:
+                if semaphore is not None:
+                    semaphore.__exit__(None, None, None)
 
     @asynccontextmanager
-    async def enter_async(self, call: Call, scope: str) -> "AsyncIterator[None]":
-        semaphore = self._semaphore(AsyncSemaphore, call, scope)
-        if semaphore is not None:
-            try:
-                await semaphore.__aenter__()
-            except (MaxSleepExceededError, StoreUnavailableError) as error:
-                semaphore = None
-                self._no_place(scope, error)
-        try:
-            yield
-        finally:
+    async def enter_async(self, call: Call, scope: str, what: str) -> "AsyncIterator[Turn]":
+        with Turn(call) as turn:
+            semaphore = self._semaphore(AsyncSemaphore, call, scope)
             if semaphore is not None:
-                await semaphore.__aexit__(None, None, None)
+                try:
+                    await semaphore.__aenter__()
+                except (MaxSleepExceededError, StoreUnavailableError) as error:
+                    semaphore = None
+                    self._no_place(what, error)
+            try:
+                yield turn
+            finally:
+                if semaphore is not None:
+                    await semaphore.__aexit__(None, None, None)
 
     def _semaphore(self, kind: type[_S], call: Call, scope: str) -> _S | None:
         key = self._key(call, scope) if self.applies_to(call) else None
@@ -287,8 +303,8 @@ class Concurrency(Limit):
             return None
         return kind(key, self.capacity, self._max_sleep, self._expiry, self._store)
 
-    def _no_place(self, scope: str, error: Exception) -> None:
+    def _no_place(self, what: str, error: Exception) -> None:
         if isinstance(error, StoreUnavailableError):
-            self._unavailable(scope, error)
+            self._unavailable(what, error)
         else:
-            self._deny(Denial.busy(scope, self.capacity))
+            self._deny(Denial.busy(what, self.capacity))
