@@ -120,6 +120,12 @@ def test_a_query_that_is_none_is_refused(service: ServiceProcess, query: str) ->
     assert service.ask("GET", f"/choked/acquire?{query}", token=ALICE).status == 400
 
 
+def test_head_takes_nothing(service: ServiceProcess, key: str) -> None:
+    query = "&".join(f"{name}={value}" for name, value in call(key, request_capacity=1).items())
+    assert service.ask("HEAD", f"/choked/acquire?{query}", token=ALICE).status == 405
+    assert service.ask("GET", f"/choked/acquire?{query}", token=ALICE).status == 200
+
+
 def test_a_query_that_is_too_long_is_refused(service: ServiceProcess) -> None:
     assert service.get("/choked/acquire", ALICE, key="x" * 10_000).status == 414
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -209,13 +208,10 @@ def _database(url: str) -> Path:
     return Path(path)
 
 
-def _shared_memory(url: str) -> Path | None:
-    try:
-        shm = import_module("headway._shm_store")
-    except ModuleNotFoundError:  # not in this release, which opening the store will say
-        return None
-    path: Path = shm.path_of(shm.read_url(url)[0])
-    return path
+def _shared_memory(url: str) -> Path:
+    from headway._shm_store import path_of, read_url
+
+    return path_of(read_url(url)[0])
 
 
 _FILES = {"sqlite": _database, "shm": _shared_memory}

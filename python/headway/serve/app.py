@@ -77,6 +77,8 @@ class _Route:
     guarded: bool
     handler: Callable[[_Request], Awaitable[Answer]]
     other_method: Answer
+    reads: bool
+    """Whether it takes nothing: then HEAD does as GET."""
 
 
 class Service:
@@ -112,7 +114,7 @@ class Service:
         self._instance = secrets.token_hex(8).encode()
         """Of this process: who sends a request again says whom it asked first."""
         self._routes: dict[str, _Route] = {}
-        self._route("GET", "/choked/acquire", self._acquire)
+        self._route("GET", "/choked/acquire", self._acquire, reads=False)
         self._route("POST", "/choked/settle", self._settle)
         for what in asking.ANSWERED:
             self._route("POST", f"/v1/{what}", functools.partial(self._ask, what))
@@ -126,9 +128,10 @@ class Service:
         path: str,
         handler: Callable[[_Request], Awaitable[Answer]],
         guarded: bool = True,
+        reads: bool = True,
     ) -> None:
         other = failure(405, f"Use {method}.", (b"allow", method.encode()))
-        self._routes[path] = _Route(method, guarded, handler, other)
+        self._routes[path] = _Route(method, guarded, handler, other, reads and method == "GET")
 
     def use_tokens(self, tokens: dict[str, tuple[str, bool]] | None) -> None:
         """Let exactly these tokens in from now on; None for everybody."""
@@ -151,7 +154,7 @@ class Service:
         try:
             if route is None:
                 path, answer = "page", self._page(path, scope)
-            elif method == route.method or (method == "HEAD" and route.method == "GET"):
+            elif method == route.method or (method == "HEAD" and route.reads):
                 answer = await self._answer(route, scope, receive)
             else:
                 answer = route.other_method
