@@ -46,8 +46,8 @@ FAST_FOLDERS = (
 C_PROGRAM_SECONDS = 300
 PYTEST_SECONDS = 960
 FAST_SECONDS = 300
-# On a machine of two processors all of it would take longer than the twenty minutes that CI has. Then
-# another Python is not begun any more: the oldest is first, the newest next.
+# On two processors all of it would take longer than the twenty minutes that CI has. Then another
+# Python is not begun any more: the oldest is first, the newest next.
 OTHERS_BEGIN_WITHIN_SECONDS = 13 * 60
 STARTED = time.monotonic()
 # What pytest's exit status may be: 0 all passed, 5 nothing was selected. All else is a failure,
