@@ -96,3 +96,30 @@ def test_what_limiters_need_is_loaded_when_they_are_made(
 ) -> None:
     """A child that is forked while a thread imports a module never gets that module."""
     assert run_python(LOADS, place.url).split() == []
+
+
+HELD = """
+import os, signal, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from headway.choked import remote, service
+
+for lock, use in (
+    (remote._pool_lock, remote._threads),
+    (service._known_lock, lambda: service.service_from("token", "http://127.0.0.1:9")),
+):
+    lock.acquire()  # as another thread may at the moment of a fork
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        use()
+        os._exit(0)
+    lock.release()
+    assert os.waitpid(pid, 0)[1] == 0, use
+os._exit(0)
+"""
+
+
+def test_a_child_can_ask_a_service_whatever_its_parents_threads_were_doing(
+    run_python: Callable[..., str],
+) -> None:
+    run_python(HELD)

@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from headway import _core, _wrap
+from headway._forks import open_after_fork
 from headway.choked.service import Asking, Service, Told
 from headway.exceptions import LimitedError
 
@@ -220,7 +221,7 @@ def _note_failure(done: Any) -> None:
 
 
 _pool: tuple[int, ThreadPoolExecutor] | None = None
-_pool_lock = threading.Lock()
+_pool_lock = open_after_fork(threading.Lock())
 
 
 def _threads() -> ThreadPoolExecutor:

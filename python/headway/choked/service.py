@@ -28,6 +28,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from weakref import WeakSet
 
 from headway._core import __version__
+from headway._forks import open_after_fork
 from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 
 __all__ = ["Asking", "Service", "Told", "service_from"]
@@ -306,7 +307,7 @@ def _without_login(url: str) -> str:
 
 _all: "WeakSet[Service]" = WeakSet()
 _known: dict[tuple[str, str], Service] = {}
-_known_lock = threading.Lock()
+_known_lock = open_after_fork(threading.Lock())
 
 
 def service_from(token: str | None = None, url: str | None = None) -> Service | None:
@@ -331,8 +332,6 @@ def service_from(token: str | None = None, url: str | None = None) -> Service | 
 
 
 def _after_fork() -> None:
-    global _known_lock
-    _known_lock = threading.Lock()
     for service in list(_all):
         service._start_anew()
 
