@@ -11,35 +11,35 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install -qq
+INSTALL := $(PY) scripts/install.py
 SOURCES := $(wildcard src/core/*.[ch] src/redis/*.[ch] src/redis/lua/*.lua src/python/*.[ch])
 
-.PHONY: help build demo test check format bench core-test asan tsan fuzz clean
+.PHONY: help build demo test test-all check format bench core-test asan tsan fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- the environment and the build
 
-$(VENV)/.done-venv: scripts/find-python scripts/bootstrap.py
+$(VENV)/.done-venv: scripts/find-python scripts/bootstrap.py scripts/find_hiredis.py
 	@python=$$(scripts/find-python); "$$python" scripts/bootstrap.py $(VENV)
 	@touch $@
 
 $(VENV)/.done-install: $(VENV)/.done-venv pyproject.toml setup.py
 	@echo "building headway"
-	@$(PIP) --no-build-isolation --no-deps -e .
+	@$(INSTALL) --self
 	@touch $@
 
-# Faster than pip: compiles only where a source is newer than the module that is there.
+# Faster than pip: compiles only where a source is newer than the module that is there. A module that a full disk has cut
+# short is removed, so that the next build does not take it for a finished one.
 $(VENV)/.done-build: $(VENV)/.done-install $(SOURCES)
-	@$(PY) setup.py -q build_ext --inplace
+	@$(PY) setup.py -q build_ext --inplace && $(PY) -c 'import headway._core' || { rm -f python/headway/_core*.so; exit 1; }
 	@touch $@
 
 # .done-extra-NAME: what the extra NAME of pyproject.toml needs.
-$(VENV)/.done-extra-%: $(VENV)/.done-install scripts/requirements.py
+$(VENV)/.done-extra-%: $(VENV)/.done-install scripts/requirements.py scripts/install.py
 	@echo "installing what '$*' needs"
-	@$(PY) scripts/requirements.py $* | xargs -d '\n' $(PIP)
-	@if [ $* = test ]; then $(PIP) --no-deps choked==0.2.5; fi # whose tokenizers are hundreds of MB, and not needed
+	@$(INSTALL) --extra $*
 	@touch $@
 
 build: $(VENV)/.done-build ## build the C core and install headway in .venv, editable
@@ -54,15 +54,18 @@ demo: $(VENV)/.done-build $(VENV)/.done-extra-demo ## a real server, real client
 	@$(VENV)/bin/headway replay build/demo-access.log --quota "10/s burst 20"
 
 # The tests start their own servers; where one cannot be installed, its tests say so and are left out.
-$(VENV)/.done-servers: $(VENV)/.done-venv scripts/servers.py
-	@$(PY) scripts/servers.py
+$(VENV)/.done-servers $(VENV)/.done-all-servers: $(VENV)/.done-venv scripts/servers.py
+	@$(PY) scripts/servers.py $(if $(findstring all,$@),all)
 	@touch $@
 
-test: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## every test: C (plain, ASan, UBSan), Python, and other Pythons found
+test: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## the tests: the C core, all of Python, a real Redis; some minutes
 	@$(PY) scripts/run_tests.py
 
+test-all: test $(VENV)/.done-all-servers ## those, then sanitizers, slow tests, browsers, and each other Python found
+	@$(PY) scripts/run_tests.py rest
+
 bench: $(VENV)/.done-build $(VENV)/.done-extra-bench ## measure against the peers; tables and plots in benchmarks/results
-	@if [ -f benchmarks/requirements.txt ]; then $(PIP) -r benchmarks/requirements.txt; fi
+	@$(INSTALL) -r benchmarks/requirements.txt
 	@$(PY) -m benchmarks
 
 # --- the C core on its own: build/core/VARIANT/test_NAME from tests/core/test_NAME.c and src/core/*.c
@@ -82,9 +85,8 @@ FLAGS_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 FLAGS_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread
 FLAGS_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 
-# test_link.c tests what stands on hiredis; where that is not installed, it is empty.
-HIREDIS := $(shell pkg-config --libs hiredis 2>/dev/null)
-LINK_SOURCES := $(if $(HIREDIS),src/redis/connection.c src/redis/link.c src/redis/link_threads.c)
+# test_link.c tests what stands on hiredis; where that is not installed, the program says so and tests nothing.
+LINK_SOURCES := src/redis/connection.c src/redis/link.c src/redis/link_threads.c
 
 define variant
 build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
@@ -95,7 +97,8 @@ build/core/$(1)/test_%: tests/core/test_%.c $$(addprefix build/core/$(1)/,$$(COR
 	@$(2) $$(CORE_FLAGS) $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) -lm -o $$@
 
 build/core/$(1)/test_link: tests/core/test_link.c $(LINK_SOURCES) $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS) $$(wildcard src/redis/*.h)
-	@$(2) $$(CORE_FLAGS) -Isrc/redis $$(FLAGS_$(1)) $$< $(LINK_SOURCES) $$(filter %.o,$$^) -lm $(HIREDIS) -o $$@
+	@if hiredis=$$$$($$(PY) scripts/find_hiredis.py); then hiredis="$(LINK_SOURCES) $$$$hiredis"; else hiredis=-DHEADWAY_WITHOUT_REDIS=1; fi; \
+	$(2) $$(CORE_FLAGS) -Isrc/redis $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) $$$$hiredis -lm -o $$@
 
 .PHONY: core-programs-$(1)
 core-programs-$(1): $$(addprefix build/core/$(1)/,$$(CORE_TESTS))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -29,6 +28,7 @@ from setuptools.errors import PlatformError
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import embed_lua  # noqa: E402
+import find_hiredis  # noqa: E402
 
 
 def paths(*patterns: str) -> list[str]:
@@ -51,41 +51,17 @@ def compile_flags() -> list[str]:
     return flags + shlex.split(os.environ.get("HEADWAY_CFLAGS", ""))
 
 
-def without_redis() -> bool:
-    return os.environ.get("HEADWAY_WITHOUT_REDIS", "") not in ("", "0")
-
-
-def hiredis_flags() -> tuple[list[str], list[str]]:
-    """What pkg-config says of hiredis, for the compiler and for the linker."""
-    tool = os.environ.get("PKG_CONFIG", "pkg-config")
-    if shutil.which(tool) is None:
-        return [], ["-lhiredis"]
-    flags = []
-    for option in ("--cflags-only-I", "--libs"):
-        asked = subprocess.run([tool, option, "hiredis"], capture_output=True, text=True)
-        flags.append(shlex.split(asked.stdout) if asked.returncode == 0 else [])
-    # Where a header is asked for as <hiredis/hiredis.h>, the directory above it is wanted.
-    includes = [
-        f"-I{Path(flag[2:]).parent}" if flag[2:].endswith("hiredis") else flag for flag in flags[0]
-    ]
-    return includes, flags[1] or ["-lhiredis"]
-
-
-def require_hiredis(command: list[str], includes: list[str]) -> None:
-    """Fails with what to install, instead of the compiler's 'hiredis.h: No such file'."""
-    asked = subprocess.run(
-        [*command, *includes, "-E", "-x", "c", "-", "-o", os.devnull],
-        input="#include <stddef.h>\n#include <hiredis/hiredis.h>\n",
-        capture_output=True,
-        text=True,
-    )
-    if asked.returncode != 0:
+def hiredis_flags(command: list[str]) -> find_hiredis.Flags:
+    """Flags for hiredis; without it, fails with what to install."""
+    found = find_hiredis.find(command)
+    if found is None:
         raise PlatformError(
             "headway speaks to Redis by way of hiredis, and there is no hiredis/hiredis.h. Install "
             "it (Debian, Ubuntu: sudo apt-get install libhiredis-dev; Fedora: sudo dnf install "
             "hiredis-devel; Alpine: apk add hiredis-dev; macOS: brew install hiredis), or build "
             "without Redis: HEADWAY_WITHOUT_REDIS=1."
         )
+    return found
 
 
 def require_compiler(command: list[str]) -> None:
@@ -116,14 +92,13 @@ class BuildExtension(build_ext):
     def build_extension(self, ext: Extension) -> None:
         require_compiler(list(getattr(self.compiler, "compiler_so", []) or []))
         require_headers([*self.include_dirs, *self.compiler.include_dirs])
-        if without_redis():
+        if find_hiredis.unwanted():
             ext.include_dirs.append("src/redis/none")
             ext.define_macros.append(("HEADWAY_WITHOUT_REDIS", "1"))
         else:
-            includes, libraries = hiredis_flags()
-            require_hiredis(list(getattr(self.compiler, "compiler_so", [])), includes)
-            ext.extra_compile_args += includes
-            ext.extra_link_args += libraries
+            flags = hiredis_flags(list(getattr(self.compiler, "compiler_so", []) or []))
+            ext.extra_compile_args += flags.compile
+            ext.extra_link_args += flags.link
         generated = ROOT / "build" / "generated"
         embed_lua.write(generated / "lua_scripts.h")
         ext.include_dirs.append(str(generated))
@@ -143,6 +118,7 @@ setup(
                 "src/redis/lua/*.lua",
                 "src/python/*.h",
                 "scripts/embed_lua.py",
+                "scripts/find_hiredis.py",
                 "setup.py",
                 "pyproject.toml",
             ),

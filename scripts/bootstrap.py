@@ -3,9 +3,9 @@
     python3 scripts/bootstrap.py .venv
 
 Runs under the Python that the environment is for. What is missing (a C compiler, Python.h, hiredis,
-the venv module) is installed with apt-get, through sudo where not root. Nothing is asked of apt
-when nothing is missing, so a machine without network or without apt works as long as it has them
-all. Standard library only.
+the venv module) is installed with apt-get, through sudo where not root. apt is not called when
+nothing is missing, so a machine without network or without apt works as long as it has them all.
+Standard library only.
 
 Exit status: 0 when the environment is there, 3 when the machine lacks something that could not be
 installed.
@@ -21,53 +21,47 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+import find_hiredis
+
 CANNOT = 3
-# Editable installs of a pyproject.toml need this pip; the licence field of ours needs this
+# Editable installs of a pyproject.toml need this pip; the license field of ours needs this
 # setuptools.
 TOOLS = ("pip>=22", "setuptools>=77")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+COMPILER, HEADERS, HIREDIS, VENV = "compiler", "headers", "hiredis", "venv"
 
 
 def missing() -> dict[str, str]:
-    """What a build would lack, each with the Debian package that brings it."""
+    """What a build would lack, each with the sentence that says how to get it."""
     lacking: dict[str, str] = {}
     compiler = os.environ.get("CC", "cc").split()[0]
     if shutil.which(compiler) is None:
-        lacking[f"a C compiler ({compiler})"] = "build-essential"
+        lacking[COMPILER] = f"a C compiler ({compiler})" + by_apt("build-essential")
     headers = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     if not any((Path(d) / "Python.h").exists() for d in headers):
-        lacking[f"the headers of Python {VERSION} (Python.h)"] = f"python{VERSION}-dev"
-    if os.environ.get("HEADWAY_WITHOUT_REDIS", "") in ("", "0") and not has_hiredis():
-        lacking["hiredis, which speaks to Redis"] = "libhiredis-dev"
+        lacking[HEADERS] = f"the headers of Python {VERSION} (Python.h)" + of_python("dev")
+    if not find_hiredis.unwanted() and find_hiredis.find() is None:
+        lacking[HIREDIS] = (
+            "hiredis, the C library for Redis"
+            + by_apt("libhiredis-dev")
+            + "; or build without Redis: HEADWAY_WITHOUT_REDIS=1"
+        )
     if find_spec("venv") is None or find_spec("ensurepip") is None:
-        lacking[f"the venv module of Python {VERSION}"] = f"python{VERSION}-venv"
+        lacking[VENV] = f"the venv module of Python {VERSION}" + of_python("venv")
     return lacking
 
 
-def has_hiredis() -> bool:
-    places = ("/usr/include", "/usr/local/include", "/opt/homebrew/include")
-    if any((Path(place) / "hiredis" / "hiredis.h").exists() for place in places):
-        return True
-    tool = shutil.which("pkg-config")
-    return tool is not None and subprocess.run([tool, "--exists", "hiredis"]).returncode == 0
+def by_apt(package: str) -> str:
+    return f" (Debian, Ubuntu: sudo apt-get install {package})"
 
 
-def apt_install(packages: list[str]) -> None:
-    """Tries to install. Says nothing of success: the caller looks again at what is missing."""
-    if shutil.which("apt-get") is None:
-        return
-    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
-    update = ["apt-get", "update", "-q"]
-    if os.geteuid() != 0:
-        if shutil.which("sudo") is None:
-            return
-        sudo = ["sudo", "DEBIAN_FRONTEND=noninteractive"]
-        command, update = [*sudo, *command], [*sudo, *update]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    print("installing with apt-get:", *packages, flush=True)
-    if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode != 0:
-        subprocess.run(update, env=environment, stdout=subprocess.DEVNULL)
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+def of_python(part: str) -> str:
+    if comes_from_apt():
+        return by_apt(f"python{VERSION}-{part}")
+    return (
+        f" at {sys.base_prefix}, which apt did not install: install that Python with its "
+        f"development files, or name another (make PYTHON=/usr/bin/python3)"
+    )
 
 
 def comes_from_apt() -> bool:
@@ -75,28 +69,106 @@ def comes_from_apt() -> bool:
     return Path(sys.base_prefix) == Path("/usr")
 
 
+def packages_for(lacking: dict[str, str]) -> list[str]:
+    """The Debian packages that bring what is missing."""
+    known = {COMPILER: "build-essential", HIREDIS: "libhiredis-dev"}
+    if comes_from_apt():
+        known |= {HEADERS: f"python{VERSION}-dev", VENV: f"python{VERSION}-venv"}
+    return [known[name] for name in lacking if name in known]
+
+
+def apt_install(packages: list[str]) -> None:
+    """Tries to install. Reports no success: the caller looks again at what is missing."""
+    if shutil.which("apt-get") is None:
+        return
+    # The list of packages is the one thing that differs between a fresh machine and an old one:
+    # where the first try fails, it is fetched and the install is tried once more.
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    update = ["apt-get", "update", "-qq"]
+    if os.geteuid() != 0:
+        if shutil.which("sudo") is None:
+            return
+        sudo = ["sudo", "DEBIAN_FRONTEND=noninteractive"]
+        install, update = [*sudo, *install], [*sudo, *update]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    print("installing with apt-get:", *packages, flush=True)
+    lines = ""
+    for command in (install, update, install):
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        lines = done.stdout
+        if command is install and done.returncode == 0:
+            return
+    sys.stderr.write("".join(f"apt-get: {line}\n" for line in lines.splitlines()[-4:]))
+    print(
+        f"apt-get could not install {' '.join(packages)}: this step needs the network and the "
+        "distribution's packages.",
+        file=sys.stderr,
+    )
+
+
 def prepare() -> None:
+    """Installs what is missing; exits where something stays missing."""
     lacking = missing()
     if lacking:
-        wanted = [p for p in lacking.values() if comes_from_apt() or not p.startswith("python")]
+        wanted = packages_for(lacking)
         if wanted:
             apt_install(wanted)
         lacking = missing()
     if lacking:
-        for what, package in lacking.items():
-            print(
-                f"missing: {what} (Debian, Ubuntu: sudo apt-get install {package})", file=sys.stderr
-            )
+        for sentence in lacking.values():
+            print(f"missing: {sentence}", file=sys.stderr)
+        sys.exit(CANNOT)
+
+
+def require_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        print(
+            f"{folder} cannot be written (read-only, or another user's): copy the checkout to a "
+            "folder of yours and run the same command there.",
+            file=sys.stderr,
+        )
         sys.exit(CANNOT)
 
 
 def make_environment(where: Path) -> None:
+    """A virtual environment with the tools of a build; one that is half made is made anew."""
     python = where / "bin" / "python"
-    if not python.exists() or subprocess.run([python, "-c", "import pip"]).returncode != 0:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", where], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-qq", *TOOLS], check=True)
+    if not runs(python, "import pip"):
+        command = [sys.executable, "-m", "venv", "--clear", str(where)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            shutil.rmtree(where, ignore_errors=True)
+            said = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            print(f"cannot make {where}: {' '.join(said)}", file=sys.stderr)
+            sys.exit(CANNOT)
+    if not runs(python, TOOLS_CHECK):
+        installer = Path(__file__).with_name("install.py")
+        if subprocess.run([python, installer, *TOOLS]).returncode != 0:
+            sys.exit(CANNOT)
+
+
+TOOLS_CHECK = """
+from importlib.metadata import version
+import sys
+sys.exit(int(version("pip").split(".")[0]) < 22 or int(version("setuptools").split(".")[0]) < 77)
+"""
+
+
+def runs(python: Path, code: str) -> bool:
+    if not python.exists():
+        return False
+    return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
 
 
 if __name__ == "__main__":
+    environment = Path(sys.argv[1])
+    require_writable(environment.resolve().parent)
     prepare()
-    make_environment(Path(sys.argv[1]))
+    make_environment(environment)

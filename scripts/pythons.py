@@ -3,9 +3,9 @@ flavour.
 
     python3 scripts/pythons.py          prints them, name and path
 
-Looks for python3.10 to python3.14 (and 3.13t, 3.14t, the free-threaded ones) on PATH, among pyenv's
-versions and among those that uv has installed. A name on PATH may be a launcher for a version that
-is not there, so each is asked first.
+Looks for python3.10 to python3.15 (and 3.13t and later, the free-threaded ones) on PATH, among
+pyenv's versions and among those that uv has installed. A name on PATH may be a launcher for a
+version that is not there, so each is asked first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-OLDEST, NEWEST = 10, 14
+OLDEST, NEWEST = 10, 15
 ASK = (
     "import sys, sysconfig; v = sys.version_info; "
     "assert sys.implementation.name == 'cpython' and v.releaselevel == 'final'; "

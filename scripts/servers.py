@@ -1,6 +1,7 @@
-"""Installs the programs that the tests start as servers, where they are missing and apt can.
+"""Installs the programs that tests start, where they are missing and apt can.
 
-    python scripts/servers.py
+    python scripts/servers.py           what `make test` needs
+    python scripts/servers.py all       and what only `make test-all` needs
 
 Never fails: what is missing afterwards is named, and the tests that need it are skipped.
 """
@@ -12,9 +13,9 @@ import sys
 
 from bootstrap import apt_install
 
-PROGRAMS = {
-    "redis-server": "redis-server",
-    "openssl": "openssl",
+# program -> Debian package
+PROGRAMS = {"redis-server": "redis-server", "openssl": "openssl"}
+FURTHER_PROGRAMS = {
     "zsh": "zsh",
     "fish": "fish",
     "wrk": "wrk",
@@ -23,13 +24,17 @@ PROGRAMS = {
 }
 
 
-def missing() -> list[str]:
-    return [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+def missing(programs: dict[str, str]) -> list[str]:
+    return [package for program, package in programs.items() if shutil.which(program) is None]
+
+
+def install(programs: dict[str, str]) -> None:
+    packages = missing(programs)
+    if packages:
+        apt_install(packages)
+        for package in missing(programs):
+            print(f"missing: {package}; the tests that need it are skipped", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    packages = missing()
-    if packages:
-        apt_install(packages)
-        for package in missing():
-            print(f"missing: {package}; the tests that need it are skipped", file=sys.stderr)
+    install(PROGRAMS if sys.argv[1:] != ["all"] else PROGRAMS | FURTHER_PROGRAMS)
