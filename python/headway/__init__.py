@@ -9,6 +9,16 @@ Everything public is a name of this module. Names load their module when first u
 `import headway` costs next to nothing; the table below says which module that is.
 """
 
+import sys
+
+if sys.version_info < (3, 10) or sys.implementation.name != "cpython":
+    raise ImportError(
+        "headway needs CPython 3.10 or later, and this is {} {}.{} at {}.".format(
+            sys.implementation.name, *sys.version_info[:2], sys.executable
+        )
+    )
+del sys
+
 TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from headway import (

@@ -22,6 +22,7 @@ _R = TypeVar("_R")
 
 ALGORITHMS: Final[tuple[str, ...]]
 __version__: Final[str]
+BUILD: Final[Mapping[str, str | bool | None]]
 
 @final
 class Rate:

@@ -2,6 +2,7 @@
 #include "module.h"
 
 #include "atomic.h"
+#include "build_info.h"
 #include "ledger_type.h"
 #include "link_type.h"
 #include "loop_link.h"
@@ -107,6 +108,11 @@ static int add_constants(PyObject *module) {
     }
     if (names == NULL || PyModule_AddObject(module, "ALGORITHMS", names) < 0) {
         Py_XDECREF(names);
+        return -1;
+    }
+    PyObject *build = build_info();
+    if (build == NULL || PyModule_AddObject(module, "BUILD", build) < 0) {
+        Py_XDECREF(build);
         return -1;
     }
     return PyModule_AddStringConstant(module, "__version__", HEADWAY_VERSION);

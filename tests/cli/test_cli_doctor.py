@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable
@@ -42,6 +43,20 @@ def test_without_a_store_all_is_well_and_it_says_where_limits_are(here: Run) -> 
     assert "memory of each process" in found(outcome, "kept in")["value"]
     assert "REDIS_URL" in found(outcome, "kept in")["advice"]
     assert found(outcome, "a decision")["level"] == "ok"
+
+
+def test_it_says_which_build_it_is(here: Run) -> None:
+    outcome = here("doctor", "--json")
+    core = found(outcome, "compiled core", "headway")["value"]
+    assert re.search(r"_core\S+, compiled by \S.* for Python 3\.\d+", core)
+    assert "GIL" in core or "free-threaded" in core
+    hiredis = found(outcome, "hiredis", "headway")
+    if hiredis["level"] == "ok":
+        assert re.match(
+            r"[01]\.\d+\.\d+, (inside the compiled core|by the shared lib)", hiredis["value"]
+        )
+    else:
+        assert "built without Redis" in hiredis["value"]
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(here: Run) -> None:

@@ -114,8 +114,14 @@ def test_the_picture_is_a_png(run: tuple[Path, dict[str, Any]]) -> None:
     assert len(picture) > 20_000
 
 
-def test_the_next_command_is_a_replay_of_the_log(run: tuple[Path, dict[str, Any]]) -> None:
-    assert run[1]["next"] == 'headway replay demo-access.log --quota "10/s burst 20"'
+def test_the_next_command_is_a_replay_of_the_log_and_works_when_pasted(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, report = run
+    assert report["next"].endswith(' replay demo-access.log --quota "10/s burst 20"')
+    done = subprocess.run(report["next"], shell=True, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "10/s burst 20" in done.stdout
 
 
 def test_without_a_terminal_the_table_is_plain_text(tmp_path: Path) -> None:

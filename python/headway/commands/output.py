@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["columns", "duration", "paint", "plain", "print_json", "rate", "say"]
+__all__ = ["columns", "duration", "paint", "plain", "print_json", "program", "rate", "say"]
 
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
@@ -45,6 +48,22 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+def program() -> str:
+    """What a shell in this folder calls the command `headway` of this Python by.
+
+    `headway` where that is what PATH leads to; else the program's path, relative where it lies
+    below this folder; else the module.
+    """
+    beside = Path(sys.executable).with_name("headway")
+    found = shutil.which("headway")
+    if found is not None and (not beside.exists() or beside.samefile(found)):
+        return "headway"
+    if beside.exists():
+        here = Path.cwd()
+        return shlex.quote(str(beside.relative_to(here) if here in beside.parents else beside))
+    return f"{shlex.quote(sys.executable)} -m headway"
 
 
 def paint(text: str, colour: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headway.commands.output import program
 from headway.demo.report import Row
 
 NEXT_QUOTA = "10/s burst 20"
@@ -49,8 +50,8 @@ class Outcome:
 
     @property
     def next_command(self) -> str:
-        """What to try with the log."""
-        return f'headway replay {shlex.quote(str(self.log))} --quota "{NEXT_QUOTA}"'
+        """What to try with the log, as this folder's shell takes it."""
+        return f'{program()} replay {shlex.quote(str(self.log))} --quota "{NEXT_QUOTA}"'
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain data."""

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,15 +53,16 @@ def _gil() -> Finding:
     from headway import _core
 
     name = Path(_core.__file__ or "?").name
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return Finding("headway", "compiled core", f"{name}, with the GIL")
+    made = f"{name}, compiled by {_core.BUILD['compiler']} for Python {_core.BUILD['python']}"
+    if not _core.BUILD["free_threaded"]:
+        return Finding("headway", "compiled core", f"{made}, with the GIL")
     enabled = getattr(sys, "_is_gil_enabled", lambda: False)()
     if not enabled:
-        return Finding("headway", "compiled core", f"{name}, free-threaded")
+        return Finding("headway", "compiled core", f"{made}, free-threaded")
     return Finding(
         "headway",
         "compiled core",
-        f"{name}, free-threaded, but the GIL is on",
+        f"{made}, free-threaded, but the GIL is on",
         WARNING,
         "PYTHON_GIL=1, -X gil=1 or an imported extension module turned it on; headway does not "
         "need it.",
@@ -71,18 +71,24 @@ def _gil() -> Finding:
 
 def _hiredis() -> Finding:
     from headway import _core
-    from headway.exceptions import BaseThrottledError
 
-    try:
-        _core.Link()  # connects to nobody
-    except (BaseThrottledError, RuntimeError) as error:
-        advice = "Build headway with hiredis (libhiredis-dev), or use a wheel, to reach Redis."
-        return Finding("headway", "hiredis", f"none: {error}", WARNING, advice)
-    return Finding("headway", "hiredis", _hiredis_version() or "linked in, version not known")
+    if _core.BUILD["hiredis"] is None:
+        return Finding(
+            "headway",
+            "hiredis",
+            "none: this headway was built without Redis (HEADWAY_WITHOUT_REDIS=1)",
+            WARNING,
+            "Install a wheel, or build headway with hiredis (libhiredis-dev), to reach Redis.",
+        )
+    if _core.BUILD["hiredis_link"] == "shared library":
+        mapped = _hiredis_version()
+        where = f"shared library {mapped}" if mapped else "shared library"
+        return Finding("headway", "hiredis", f"{_core.BUILD['hiredis']}, by the {where}")
+    return Finding("headway", "hiredis", f"{_core.BUILD['hiredis']}, inside the compiled core")
 
 
 def _hiredis_version() -> str | None:
-    """The version in the name of the library that is mapped, where /proc tells."""
+    """The version in the name of the library that is mapped, where /proc has it."""
     try:
         maps = Path("/proc/self/maps").read_text(errors="replace")
     except OSError:
