@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) scripts/install.py
 SOURCES := $(wildcard src/core/*.[ch] src/redis/*.[ch] src/redis/lua/*.lua src/python/*.[ch])
 
-.PHONY: help build demo test test-all check format bench core-test asan tsan fuzz clean
+.PHONY: help build demo test test-all test-rest check format bench core-test asan tsan fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +61,9 @@ $(VENV)/.done-servers $(VENV)/.done-all-servers: $(VENV)/.done-venv scripts/serv
 test: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## the tests: the C core, all of Python, a real Redis; some minutes
 	@$(PY) scripts/run_tests.py
 
-test-all: test $(VENV)/.done-all-servers ## those, then sanitizers, slow tests, browsers, and each other Python found
+test-all: test test-rest ## those, then sanitizers, slow tests, browsers, and each other Python found
+
+test-rest: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-all-servers
 	@$(PY) scripts/run_tests.py rest
 
 bench: $(VENV)/.done-build $(VENV)/.done-extra-bench ## measure against the peers; tables and plots in benchmarks/results
