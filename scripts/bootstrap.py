@@ -18,8 +18,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import find_hiredis
 
@@ -31,36 +33,42 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 COMPILER, HEADERS, HIREDIS, VENV = "compiler", "headers", "hiredis", "venv"
 
 
-def missing() -> dict[str, str]:
-    """What a build would lack, each with the sentence that says how to get it."""
-    lacking: dict[str, str] = {}
+class Lack(NamedTuple):
+    """Something that a build needs and this machine does not have."""
+
+    what: str
+    package: str = ""
+    """The Debian package that brings it; empty where none does."""
+    advice: str = ""
+
+
+def missing() -> dict[str, Lack]:
+    """What a build would lack."""
+    lacking: dict[str, Lack] = {}
     compiler = os.environ.get("CC", "cc").split()[0]
     if shutil.which(compiler) is None:
-        lacking[COMPILER] = f"a C compiler ({compiler})" + by_apt("build-essential")
+        lacking[COMPILER] = Lack(f"a C compiler ({compiler})", "build-essential")
     headers = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
     if not any((Path(d) / "Python.h").exists() for d in headers):
-        lacking[HEADERS] = f"the headers of Python {VERSION} (Python.h)" + of_python("dev")
+        lacking[HEADERS] = of_python(f"the headers of Python {VERSION} (Python.h)", "dev")
     if not find_hiredis.unwanted() and find_hiredis.find() is None:
-        lacking[HIREDIS] = (
-            "hiredis, the C library for Redis"
-            + by_apt("libhiredis-dev")
-            + "; or build without Redis: HEADWAY_WITHOUT_REDIS=1"
+        lacking[HIREDIS] = Lack(
+            "hiredis, the C library for Redis",
+            "libhiredis-dev",
+            "HEADWAY_WITHOUT_REDIS=1 builds without hiredis",
         )
     if find_spec("venv") is None or find_spec("ensurepip") is None:
-        lacking[VENV] = f"the venv module of Python {VERSION}" + of_python("venv")
+        lacking[VENV] = of_python(f"the venv module of Python {VERSION}", "venv")
     return lacking
 
 
-def by_apt(package: str) -> str:
-    return f" (Debian, Ubuntu: sudo apt-get install {package})"
-
-
-def of_python(part: str) -> str:
+def of_python(what: str, part: str) -> Lack:
     if comes_from_apt():
-        return by_apt(f"python{VERSION}-{part}")
-    return (
-        f" at {sys.base_prefix}, which apt did not install: install that Python with its "
-        f"development files, or name another (make PYTHON=/usr/bin/python3)"
+        return Lack(what, f"python{VERSION}-{part}")
+    return Lack(
+        what,
+        advice=f"apt did not install the Python at {sys.base_prefix}: install it with its "
+        "development files, or name another (make PYTHON=/usr/bin/python3)",
     )
 
 
@@ -69,12 +77,16 @@ def comes_from_apt() -> bool:
     return Path(sys.base_prefix) == Path("/usr")
 
 
-def packages_for(lacking: dict[str, str]) -> list[str]:
-    """The Debian packages that bring what is missing."""
-    known = {COMPILER: "build-essential", HIREDIS: "libhiredis-dev"}
-    if comes_from_apt():
-        known |= {HEADERS: f"python{VERSION}-dev", VENV: f"python{VERSION}-venv"}
-    return [known[name] for name in lacking if name in known]
+def complaint(lacking: Iterable[Lack]) -> str:
+    """The sentence that says what is missing, and what to do."""
+    lacks = list(lacking)
+    packages = [lack.package for lack in lacks if lack.package]
+    remedies = [lack.advice for lack in lacks if lack.advice]
+    if packages:
+        remedies.insert(0, f"on Debian and Ubuntu, sudo apt-get install {' '.join(packages)}")
+    names = [lack.what for lack in lacks]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"headway cannot be built without {listed}: {'; '.join(remedies)}."
 
 
 def apt_install(packages: list[str]) -> None:
@@ -92,7 +104,7 @@ def apt_install(packages: list[str]) -> None:
         install, update = [*sudo, *install], [*sudo, *update]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     print("installing with apt-get:", *packages, flush=True)
-    lines = ""
+    errors: list[str] = []
     for command in (install, update, install):
         done = subprocess.run(
             command,
@@ -102,13 +114,13 @@ def apt_install(packages: list[str]) -> None:
             text=True,
             errors="replace",
         )
-        lines = done.stdout
+        errors = [line for line in done.stdout.splitlines() if line.startswith("E: ")]
         if command is install and done.returncode == 0:
             return
-    sys.stderr.write("".join(f"apt-get: {line}\n" for line in lines.splitlines()[-4:]))
+    said = f" ({errors[0][3:].strip()})" if errors else ""
     print(
-        f"apt-get could not install {' '.join(packages)}: this step needs the network and the "
-        "distribution's packages.",
+        f"apt-get could not install them: this step needs the network and the distribution's "
+        f"packages{said}.",
         file=sys.stderr,
     )
 
@@ -116,14 +128,12 @@ def apt_install(packages: list[str]) -> None:
 def prepare() -> None:
     """Installs what is missing; exits where something stays missing."""
     lacking = missing()
-    if lacking:
-        wanted = packages_for(lacking)
-        if wanted:
-            apt_install(wanted)
+    packages = [lack.package for lack in lacking.values() if lack.package]
+    if packages:
+        apt_install(packages)
         lacking = missing()
     if lacking:
-        for sentence in lacking.values():
-            print(f"missing: {sentence}", file=sys.stderr)
+        print(complaint(lacking.values()), file=sys.stderr)
         sys.exit(CANNOT)
 
 

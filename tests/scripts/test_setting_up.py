@@ -156,8 +156,22 @@ class TestPreparingTheMachine:
         import bootstrap
 
         monkeypatch.setenv("CC", "/nonexistent/cc")
-        lacking = bootstrap.missing()
-        assert "apt-get install build-essential" in lacking["compiler"]
+        said = bootstrap.complaint([bootstrap.missing()["compiler"]])
+        assert said == (
+            "headway cannot be built without a C compiler (/nonexistent/cc): on Debian and Ubuntu, "
+            "sudo apt-get install build-essential."
+        )
+
+    def test_several_things_are_one_sentence_and_one_command(self) -> None:
+        from bootstrap import Lack, complaint
+
+        said = complaint(
+            [Lack("a compiler", "gcc"), Lack("hiredis", "libhiredis-dev", "do without")]
+        )
+        assert said == (
+            "headway cannot be built without a compiler and hiredis: on Debian and Ubuntu, "
+            "sudo apt-get install gcc libhiredis-dev; do without."
+        )
 
     def test_another_pythons_headers_do_not_come_from_apt(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -166,9 +180,9 @@ class TestPreparingTheMachine:
 
         monkeypatch.setattr(bootstrap.sysconfig, "get_path", lambda name: str(tmp_path))
         monkeypatch.setattr(bootstrap.sys, "base_prefix", "/opt/python")
-        lacking = bootstrap.missing()
-        assert "make PYTHON=/usr/bin/python3" in lacking["headers"]
-        assert bootstrap.packages_for({"headers": lacking["headers"]}) == []
+        lack = bootstrap.missing()["headers"]
+        assert "make PYTHON=/usr/bin/python3" in bootstrap.complaint([lack])
+        assert lack.package == ""
 
     def test_a_folder_that_cannot_be_written(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
