@@ -30,10 +30,9 @@ $(VENV)/.done-install: $(VENV)/.done-venv pyproject.toml setup.py
 	@$(INSTALL) --self
 	@touch $@
 
-# Faster than pip: compiles only where a source is newer than the module that is there. A module that a full disk has cut
-# short is removed, so that the next build does not take it for a finished one.
+# Faster than pip: compiles only where a source is newer than the module that is there.
 $(VENV)/.done-build: $(VENV)/.done-install $(SOURCES)
-	@$(PY) setup.py -q build_ext --inplace && $(PY) -c 'import headway._core' || { rm -f python/headway/_core*.so; exit 1; }
+	@$(PY) scripts/build.py
 	@touch $@
 
 # .done-extra-NAME: what the extra NAME of pyproject.toml needs.

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import find_hiredis
+from disk import complaint_about_space
 
 CANNOT = 3
 # Editable installs of a pyproject.toml need this pip; the license field of ours needs this
@@ -154,9 +155,10 @@ def make_environment(where: Path) -> None:
         command = [sys.executable, "-m", "venv", "--clear", str(where)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
+            full = complaint_about_space(where.parent)
             shutil.rmtree(where, ignore_errors=True)
             said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            print(f"cannot make {where}: {' '.join(said)}", file=sys.stderr)
+            print(f"cannot make {where}: {full or ' '.join(said)}", file=sys.stderr)
             sys.exit(CANNOT)
     if not runs(python, TOOLS_CHECK):
         installer = Path(__file__).with_name("install.py")

@@ -206,3 +206,42 @@ class TestPreparingTheMachine:
         assert not bootstrap.runs(where / "bin" / "python", "import pip")
         bootstrap.make_environment(where)
         assert bootstrap.runs(where / "bin" / "python", "import pip")
+
+
+class TestAFullDisk:
+    def test_is_named_with_what_is_free_and_what_is_needed(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        import disk
+
+        monkeypatch.setattr(
+            disk.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 3 << 20})
+        )
+        said = disk.complaint_about_space(tmp_path)
+        assert said.startswith(f"only 3 MB are free in {tmp_path}")
+        assert "a build needs" in said
+
+    def test_is_no_reason_where_there_is_room(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        import disk
+
+        monkeypatch.setattr(
+            disk.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1 << 40})
+        )
+        assert disk.complaint_about_space(tmp_path) == ""
+
+    def test_a_module_that_cannot_be_loaded_is_removed(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        import build
+
+        package = tmp_path / "python" / "headway"
+        package.mkdir(parents=True)
+        module = package / "_core.cpython-311-x86_64-linux-gnu.so"
+        module.write_bytes(b"cut short")
+        monkeypatch.setattr(build, "ROOT", tmp_path)
+        monkeypatch.setattr(build, "COMPILE", ["true"])
+        monkeypatch.setattr(build, "LOAD", ["false"])
+        assert build.build() != 0
+        assert not module.exists()
