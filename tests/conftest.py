@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import headway
+import process_guard
 
 DEADLINE_S = 30.0
 """How long a test waits for something that must happen. Generous: only a failure ever takes that
@@ -40,6 +41,11 @@ _COMMON: dict[str, Any] = {
 settings.register_profile("ci", max_examples=150, derandomize=True, database=None, **_COMMON)
 settings.register_profile("deep", max_examples=20_000, print_blob=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure() -> None:
+    """Nothing that a test starts outlives this process, be it killed."""
+    process_guard.Guard.current()
 
 
 class Worker(threading.Thread, Generic[T]):

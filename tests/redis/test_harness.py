@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import guard
+import ports
 import pytest
 import servers
 from certificates import PASSPHRASE, Certificates
-from guard import ServerFailed, claim_port
+from ports import ServerFailed, claim_port
 from servers import RedisServer
 from topologies import SLOTS, Cluster, Sentinels
 from wire import RedisError, Wire
@@ -70,7 +70,7 @@ def test_the_port_of_a_server_that_is_down_is_given_to_nobody(
 ) -> None:
     server = start_server()
     server.kill()
-    monkeypatch.setattr(guard, "PORTS", range(server.port, server.port + 1))
+    monkeypatch.setattr(ports, "PORTS", range(server.port, server.port + 1))
     with pytest.raises(ServerFailed, match="no free port"):
         claim_port()
     server.close()
