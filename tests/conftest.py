@@ -5,8 +5,9 @@ Tests share no state: each makes its own store. Nothing here sleeps for a fixed 
 something happen; whoever waits says what for, and fails with that sentence when the deadline
 passes.
 
-Hypothesis profiles (environment variable HYPOTHESIS_PROFILE): `ci` is bounded and the same in
-every run, `deep` is long and random.
+Hypothesis profiles: `quick` is the default, `thorough` has five times as many examples and goes
+with HEADWAY_TEST_THOROUGH=1 (effort.py); both are the same in every run. HYPOTHESIS_PROFILE=deep is
+long and random.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+import effort
 import headway
 import process_guard
 
@@ -38,9 +40,13 @@ _COMMON: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("ci", max_examples=150, derandomize=True, database=None, **_COMMON)
+_SAME: dict[str, Any] = {"derandomize": True, "database": None, **_COMMON}
+settings.register_profile("quick", max_examples=effort.QUICK_EXAMPLES, **_SAME)
+settings.register_profile("thorough", max_examples=effort.THOROUGH_EXAMPLES, **_SAME)
 settings.register_profile("deep", max_examples=20_000, print_blob=True, **_COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "thorough" if effort.THOROUGH else "quick")
+)
 
 
 def pytest_configure() -> None:

@@ -307,4 +307,4 @@ class LineMachine(RuleBasedStateMachine):
 LineMachine.TestCase.settings = settings(
     stateful_step_count=30, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
-TestLineMachine = pytest.mark.slow(LineMachine.TestCase)
+TestLineMachine = LineMachine.TestCase
