@@ -49,6 +49,13 @@ settings.load_profile(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`, tests of one file mostly stay in one worker, which starts their servers once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_configure() -> None:
     """Nothing that a test starts outlives this process, be it killed."""
     process_guard.Guard.current()
