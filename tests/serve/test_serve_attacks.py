@@ -155,7 +155,7 @@ class TestManyOfThem:
             started = time.monotonic()
             for _ in range(100):
                 assert works(service)
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
             metrics = service.get("/metrics", ALICE).body.decode()
             (line,) = (
                 line

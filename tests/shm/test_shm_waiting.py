@@ -62,14 +62,14 @@ def test_tasks_are_served_in_the_order_in_which_they_asked(name: str) -> None:
 
 def test_a_wait_that_would_be_too_long_is_denied_at_once(name: str) -> None:
     limiter = Throttled(
-        "key", quota="1/m", timeout=1, store=SharedMemoryStore(name, size="128K"), using="gcra"
+        "key", quota="1/m", timeout=30, store=SharedMemoryStore(name, size="128K"), using="gcra"
     )
     assert limiter.limit()
     begun = time.monotonic()
     result = limiter.limit()
     assert result.limited
-    assert 50 < result.state.retry_after <= 60
-    assert time.monotonic() - begun < 0.9
+    assert 31 < result.state.retry_after <= 60
+    assert time.monotonic() - begun < 25
 
 
 def test_a_cancelled_waiter_gives_its_slot_back(name: str) -> None:
