@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -58,8 +59,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure() -> None:
-    """Nothing that a test starts outlives this process, be it killed."""
+    """Nothing that a test starts outlives this process, be it killed; and Ctrl-C works, though a
+    shell that starts a run in the background lets it ignore the signal, and all that it starts.
+    """
     process_guard.Guard.current()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

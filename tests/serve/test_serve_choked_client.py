@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import socket
 import threading
@@ -127,10 +126,9 @@ class TestWaiting:
         def call() -> float:
             return time.monotonic()
 
-        times = [call() for _ in range(4)]
-        gaps = [b - a for a, b in itertools.pairwise(times)]
-        assert min(gaps) > 0.4
-        assert max(gaps) < 30
+        since = time.monotonic()
+        for number, instant in enumerate([call() for _ in range(4)]):
+            assert instant >= since + number * 0.5 - 0.01
 
     def test_tasks_wait_without_holding_up_their_loop(self, key: str) -> None:
         @choked(key=key, max_tokens=1, refill_period=0.2)
@@ -180,8 +178,9 @@ class TestWaiting:
         async def main() -> list[float]:
             return [await call() for _ in range(3)]
 
+        since = time.monotonic()
         times = trio.run(main)
-        assert times[-1] - times[0] > 0.55
+        assert times[-1] - since >= 0.6 - 0.01
 
     def test_a_wait_that_is_longer_than_the_service_keeps_anybody_is_slept_here(self) -> None:
         from headway.choked.remote import _pause
