@@ -5,14 +5,17 @@ Tests share no state: each makes its own store. Nothing here sleeps for a fixed 
 something happen; whoever waits says what for, and fails with that sentence when the deadline
 passes.
 
-Hypothesis profiles (environment variable HYPOTHESIS_PROFILE): `ci` is bounded and the same in
-every run, `deep` is long and random.
+Hypothesis profiles: `quick` is the default, `thorough` has five times as many examples and goes
+with HEADWAY_TEST_THOROUGH=1 (effort.py); both are the same in every run. HYPOTHESIS_PROFILE=deep is
+long and random.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -24,7 +27,9 @@ from typing import Any, Generic, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+import effort
 import headway
+import process_guard
 
 DEADLINE_S = 30.0
 """How long a test waits for something that must happen. Generous: only a failure ever takes that
@@ -37,9 +42,35 @@ _COMMON: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("ci", max_examples=150, derandomize=True, database=None, **_COMMON)
+_SAME: dict[str, Any] = {"derandomize": True, "database": None, **_COMMON}
+settings.register_profile("quick", max_examples=effort.QUICK_EXAMPLES, **_SAME)
+settings.register_profile("thorough", max_examples=effort.THOROUGH_EXAMPLES, **_SAME)
 settings.register_profile("deep", max_examples=20_000, print_blob=True, **_COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "thorough" if effort.THOROUGH else "quick")
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`, tests of one file mostly stay in one worker, which starts their servers once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_configure() -> None:
+    """Nothing that a test starts outlives this process, be it killed; and Ctrl-C works, though a
+    shell that starts a run in the background lets it ignore the signal, and all that it starts.
+    """
+    process_guard.Guard.current()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: a `gc.collect()` of a test need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 class Worker(threading.Thread, Generic[T]):

@@ -112,11 +112,11 @@ def test_waiting_for_more_than_the_capacity_takes_as_long_as_the_tokens_need() -
     began = time.monotonic()
     bucket.wait(10)
     took = time.monotonic() - began
-    assert 0.049 <= took < 1
+    assert 0.049 <= took < 30
     began = time.monotonic()
     bucket.wait(10)
     took = time.monotonic() - began
-    assert 0.098 <= took < 1
+    assert 0.098 <= took < 30
 
 
 def test_waiting_for_what_is_there_does_not_wait() -> None:
@@ -135,7 +135,7 @@ def test_a_real_wait_is_never_early_and_the_rate_holds() -> None:
         bucket.wait()
     took = time.monotonic() - began
     assert took >= 20 / 200 - 0.000_1
-    assert took < 5
+    assert took < 30
 
 
 def test_waiters_are_served_first_come_first_served_and_the_large_one_is_not_starved(

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from task_lines import turns
 
+from effort import rounds
 from headway import MemoryStore, VirtualClock
 from headway.asyncio import Throttled
 
@@ -305,6 +306,8 @@ class LineMachine(RuleBasedStateMachine):
 
 # A failure is shown as found: to shrink it takes longer than a test may, and ends in a timeout.
 LineMachine.TestCase.settings = settings(
-    stateful_step_count=30, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=rounds(30, 150),
+    stateful_step_count=30,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
-TestLineMachine = pytest.mark.slow(LineMachine.TestCase)
+TestLineMachine = LineMachine.TestCase

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+import process_guard
 from headway.cli import main
 from headway.commands import COMMANDS, tree
 from headway.commands.completion.scripts import SCRIPTS
@@ -165,14 +166,13 @@ def test_a_tab_completes_the_line_on_a_terminal(
         "PS1": "READY# ",
         "COLUMNS": "150",
     }
-    with subprocess.Popen(
+    with process_guard.start(
         shell,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         cwd=folder,
         env=environment,
-        start_new_session=True,
     ) as process:
         os.close(theirs)
         try:
@@ -181,7 +181,7 @@ def test_a_tab_completes_the_line_on_a_terminal(
             os.write(ours, typed.encode())
             assert read_until(ours, seen) is not None
         finally:
-            process.kill()
+            process_guard.end(process)
             os.close(ours)
 
 

@@ -130,7 +130,7 @@ def test_a_replica_is_a_problem(start_redis: Callable[..., RedisServer], here: R
 def test_replicas_that_decisions_wait_for_must_be_there(
     redis_server: RedisServer, here: Run
 ) -> None:
-    outcome = here("doctor", "--store", redis_server.url + "?wait_replicas=1", "--json")
+    outcome = here("doctor", "--store", redis_server.url + "?wait_replicas=1&timeout=0.5", "--json")
     assert outcome.code == 1
     assert "wait_replicas=1" in found(outcome, "replication")["value"]
     assert found(outcome, "replication")["level"] == "problem"

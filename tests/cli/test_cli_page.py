@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cli_outcome import Outcome
 
+import process_guard
 from headway.commands import COMMANDS, tree
 from headway.commands.parser import Parser
 
@@ -95,12 +96,11 @@ def broken_pipe() -> int:
 
 def interrupted() -> int:
     command = [sys.executable, "-m", "headway", "replay", "-"]
-    with subprocess.Popen(
+    with process_guard.start(
         ["/bin/sh", "-c", f"{shlex.join(command)}; echo $?"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     ) as shell:
         assert shell.stdin is not None
         assert shell.stdout is not None

@@ -61,7 +61,7 @@ def exempt(word: str) -> str:
     return word
 
 
-@app.task(base=RateLimitedTask, quota="5/s burst 1", key="both")
+@app.task(base=RateLimitedTask, quota="1/s burst 1", key="both")
 def slow() -> dict[str, Any]:
     return ran()
 

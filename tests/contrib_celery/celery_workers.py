@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import process_guard
+
 HERE = Path(__file__).resolve().parent
 DEADLINE_S = 30.0
 
@@ -20,13 +22,12 @@ def worker(log: Path, env: dict[str, str], *options: str) -> Iterator[subprocess
     command = [sys.executable, "-m", "celery", "-A", "celery_limited_app", "worker", *options]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "info"]
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = process_guard.start(
             command,
             cwd=HERE,
             env={**os.environ, **env},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
     try:
         yield process
@@ -34,6 +35,4 @@ def worker(log: Path, env: dict[str, str], *options: str) -> Iterator[subprocess
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(DEADLINE_S)
+        process_guard.end(process)

@@ -74,10 +74,10 @@ def test_no_limit_where_the_key_is_none(tasks: ModuleType, results: Results) -> 
 
 
 def test_a_backlog_keeps_no_other_task_waiting(tasks: ModuleType, results: Results) -> None:
-    backlog = [tasks.slow.s().apply_async() for _ in range(30)]  # six seconds of it
+    backlog = [tasks.slow.s().apply_async() for _ in range(30)]  # half a minute of it
     since = time.monotonic()
     results(tasks.free.s(), 5)
-    assert time.monotonic() - since < 4
+    assert time.monotonic() - since < 20
     for one in backlog:
         one.revoke()
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import process_guard
+
 HERE = Path(__file__).resolve().parent
 DEADLINE_S = 40.0
 
@@ -26,29 +28,21 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_program(name: str, *args: str, **env: str) -> Any:
     """Runs a program of this folder to its end, and returns the JSON that it prints."""
-    process = subprocess.Popen(
+    process = process_guard.start(
         [sys.executable, str(HERE / name), *args],
         env=environment(**env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     try:
         out, err = process.communicate(timeout=DEADLINE_S)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"{name} was still busy after {DEADLINE_S} s") from None
     finally:
-        end_group(process)
+        process_guard.end(process)
     assert process.returncode == 0, f"{name} ended with {process.returncode}:\n{out}{err}"
     return json.loads(out)
-
-
-def end_group(process: subprocess.Popen[Any]) -> None:
-    """Kills what is left of a program and of its children."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(DEADLINE_S)
 
 
 @contextlib.contextmanager
@@ -57,13 +51,12 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server, asked to end when the block ends, and killed where it does not."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = process_guard.start(
             command,
             cwd=HERE,
             env=environment(**env),
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
             pass_fds=pass_fds,
         )
     try:
@@ -72,7 +65,7 @@ def running(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(10)
     finally:
-        end_group(process)
+        process_guard.end(process)
         print(log.read_text(errors="replace")[-4000:])  # pytest shows it where the test failed
 
 

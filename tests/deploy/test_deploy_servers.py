@@ -75,7 +75,15 @@ def command_of(name: str, fd: int) -> list[str]:
     return [*command, "-b", f"fd://{fd}", *options, "--graceful-timeout", "2"]
 
 
-@pytest.fixture(params=SERVERS)
+# One of each kind of worker, and the loading before the fork, in every run.
+QUICK = {"gunicorn sync", "gunicorn gthread preload", "gunicorn uvicorn-worker preload", "uvicorn"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in SERVERS
+    ]
+)
 def places_and_server(
     request: pytest.FixtureRequest, new_place: Callable[[str], Place], tmp_path: Path
 ) -> Iterator[tuple[dict[str, Place], Asked]]:

@@ -203,7 +203,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
 allowed = bool(real.limit())
 took = now_ns() - began
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(allowed, took >= 200_000_000, took < 2_000_000_000)
+print(allowed, took >= 200_000_000, took < 30_000_000_000)
 """)
     assert out.split() == ["True", "True", "True"]
 

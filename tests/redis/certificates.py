@@ -33,6 +33,18 @@ extendedKeyUsage = serverAuth, clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 subjectAltName = {also}
+[ca]
+default_ca = issuing
+[issuing]
+database = index.txt
+serial = serial.txt
+new_certs_dir = .
+default_md = sha256
+policy = any_name
+x509_extensions = leaf
+unique_subject = no
+[any_name]
+commonName = supplied
 """
 
 
@@ -52,7 +64,7 @@ class Certificates:
     """The files, by what they are for."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory = directory.resolve()
         self._serial = 0
         authority = self._authority("ca")
         stranger = self._authority("stranger-ca")
@@ -64,8 +76,8 @@ class Certificates:
         self.client = self._signed("client", authority, "DNS:client.test")
         self.elsewhere = self._signed("elsewhere", authority, "DNS:elsewhere.test")
         """A server's, for a name that is not its own."""
-        self.expired = self._signed("expired", authority, "IP:127.0.0.1, DNS:localhost", days=-1)
-        """A server's that was good until yesterday."""
+        self.expired = self._expired("expired", authority, "IP:127.0.0.1, DNS:localhost")
+        """A server's that was good for a day of the year 2020."""
         self.stranger = self._signed("stranger", stranger, "DNS:client.test")
         """A client's that the server does not accept."""
         self.encrypted_key = self._encrypted(self.client.key)
@@ -86,21 +98,41 @@ class Certificates:
         )
         return pair
 
-    def _signed(self, name: str, authority: Pair, also: str, days: int = 30) -> Pair:
-        pair, config = self._prepare(name, also)
-        request = self.directory / f"{name}.csr"
+    def _signed(self, name: str, authority: Pair, also: str) -> Pair:
+        pair, config, request = self._requested(name, also)
         self._serial += 1
         self._openssl(
-            *("req", "-new", "-config", str(config)),
-            *("-key", str(pair.key), "-out", str(request)),
-        )
-        self._openssl(
-            *("x509", "-req", "-sha256", "-days", str(days), "-set_serial", str(self._serial)),
+            *("x509", "-req", "-sha256", "-days", "30", "-set_serial", str(self._serial)),
             *("-CA", str(authority.certificate), "-CAkey", str(authority.key)),
             *("-extfile", str(config), "-extensions", "leaf"),
             *("-in", str(request), "-out", str(pair.certificate)),
         )
         return pair
+
+    def _expired(self, name: str, authority: Pair, also: str) -> Pair:
+        """Of `openssl ca`: only that command takes both dates in every release, and `-days -1`,
+        which `x509` once took, is refused since OpenSSL 3.4.
+        """
+        pair, config, request = self._requested(name, also)
+        (self.directory / "index.txt").touch()
+        (self.directory / "serial.txt").write_text("1000\n")
+        self._openssl(
+            *("ca", "-batch", "-notext", "-config", str(config)),
+            *("-startdate", "20200101000000Z", "-enddate", "20200102000000Z"),
+            *("-cert", str(authority.certificate), "-keyfile", str(authority.key)),
+            *("-in", str(request), "-out", str(pair.certificate)),
+        )
+        return pair
+
+    def _requested(self, name: str, also: str) -> tuple[Pair, Path, Path]:
+        """A new key, the configuration of its certificate, and the request for one."""
+        pair, config = self._prepare(name, also)
+        request = self.directory / f"{name}.csr"
+        self._openssl(
+            *("req", "-new", "-config", str(config)),
+            *("-key", str(pair.key), "-out", str(request)),
+        )
+        return pair, config, request
 
     def _prepare(self, name: str, also: str) -> tuple[Pair, Path]:
         """A new key, and the configuration of its certificate."""
@@ -121,7 +153,12 @@ class Certificates:
         if program is None:
             raise OpensslFailed("the openssl command is not installed")
         done = subprocess.run(
-            [program, *args], capture_output=True, text=True, timeout=60, check=False
+            [program, *args],
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         if done.returncode != 0:
             raise OpensslFailed(f"openssl {' '.join(args)}: {done.stderr.strip()}")

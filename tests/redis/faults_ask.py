@@ -22,7 +22,7 @@ T = TypeVar("T")
 Told = RateLimitResult | StoreUnavailableError
 
 DEADLINE_S = 30.0
-SLACK_S = 2.0
+SLACK_S = 15.0
 """What a noisy machine may add to a deadline."""
 QUOTA = 5
 """A bucket that does not refill while a test lasts."""

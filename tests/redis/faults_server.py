@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from guard import claim_port
+from ports import claim_port
 from wire import frame_end, name_of
 
 SILENCE = b""

@@ -13,6 +13,8 @@ from typing import Any
 
 import redis
 
+import process_guard
+
 BINARIES = [name for name in ("redis-server", "valkey-server") if shutil.which(name)]
 DEADLINE_S = 20.0
 
@@ -41,7 +43,9 @@ def running(binary: str, log: Path) -> Iterator[Any]:
     for _ in range(5):
         port = free_port()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen([binary, *options, "--logfile", str(log), "--dir", log.parent])
+        process = process_guard.start(
+            [binary, *options, "--logfile", str(log), "--dir", log.parent]
+        )
         client = redis.Redis(port=port, decode_responses=True)
         try:
             end = time.monotonic() + DEADLINE_S
@@ -54,10 +58,5 @@ def running(binary: str, log: Path) -> Iterator[Any]:
                 return
         finally:
             client.close()
-            process.terminate()
-            try:
-                process.wait(DEADLINE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process_guard.end(process)
     raise RuntimeError(f"{binary} could not be started:\n{log.read_text()}")

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from guard import claim_port
+from ports import claim_port
 from servers import RedisServer
 from wire import DEADLINE_S, frame_end, name_of
 

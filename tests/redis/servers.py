@@ -6,7 +6,8 @@
         server.start()
 
 What a test arranges with `command` goes through the server's unix socket, so that TLS, a proxy or a
-full TCP backlog are not in the way. The port stays the server's own while it is down (guard.py).
+full TCP backlog are not in the way. The port stays the server's own while it is down (ports.py).
+No server outlives the process that started it (process_guard.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,8 +28,13 @@ from typing import Any
 from urllib.parse import quote
 
 from certificates import Certificates
-from guard import Guard, ServerFailed, claim_port, until
+from ports import ServerFailed, claim_port, until
 from wire import DEADLINE_S, RedisError, Wire
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import process_guard
+from process_guard import Guard
 
 STOP_S = 15.0
 """How long a server that was asked to stop may take before it is killed. Redis itself waits up to
@@ -276,14 +283,12 @@ class RedisServer:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.unix_socket)  # of the one before, which was killed
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = process_guard.start(
                 [self.binary, str(self._config), *(["--sentinel"] if self.sentinel else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
             )
-        self._guard.watch(self._process.pid)
         return said
 
     def _await_answer(self, end: float) -> str | None:

@@ -23,7 +23,7 @@ from headway.store import RedisStore
 
 USINGS = ("fixed_window", "sliding_window", "token_bucket", "leaking_bucket", "gcra")
 BUCKETS = USINGS[2:]
-SLACK_S = 1.5
+SLACK_S = 15.0
 """How late a busy machine may be."""
 
 

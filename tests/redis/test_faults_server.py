@@ -18,7 +18,7 @@ from headway import StoreUnavailableError, Throttled, rate_limiter
 __all__ = ["ask"]
 
 Start = Callable[..., RedisServer]
-RESTS_S = 6.0
+RESTS_S = 20.0
 
 
 def use_up(ask: Ask, limiter: object, times: int = QUOTA + 2) -> list[Told]:

@@ -59,15 +59,18 @@ def test_a_storm_of_faults_admits_no_more_than_the_server_counted(
     blowing = threading.Thread(target=blow)
     blowing.start()
     try:
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end and len(told) < LIMIT - 50:
+        start = time.monotonic()
+        while len(told) < LIMIT - 50:
+            seconds = time.monotonic() - start
+            if seconds > 1.5 and (admitted(told) or seconds > 20):
+                break
             told += ask.many(limiter, 20)
             ask.turn(0.005)
     finally:
         stop.set()
         blowing.join()
     proxy.heal()
-    ask.until_answered(limiter, 8.0, "other")
+    ask.until_answered(limiter, 20.0, "other")
     used = LIMIT - 1 - ask.limit(limiter).state.remaining
     assert admitted(told) <= used <= admitted(told) + uncertain(told)
     assert admitted(told) > 0

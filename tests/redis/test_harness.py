@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import guard
+import ports
 import pytest
 import servers
 from certificates import PASSPHRASE, Certificates
-from guard import ServerFailed, claim_port
+from ports import ServerFailed, claim_port
 from servers import RedisServer
 from topologies import SLOTS, Cluster, Sentinels
 from wire import RedisError, Wire
@@ -70,7 +70,7 @@ def test_the_port_of_a_server_that_is_down_is_given_to_nobody(
 ) -> None:
     server = start_server()
     server.kill()
-    monkeypatch.setattr(guard, "PORTS", range(server.port, server.port + 1))
+    monkeypatch.setattr(ports, "PORTS", range(server.port, server.port + 1))
     with pytest.raises(ServerFailed, match="no free port"):
         claim_port()
     server.close()
@@ -236,6 +236,7 @@ with RedisServer({redis_binary!r}) as server:
 # Sentinels.
 
 
+@pytest.mark.slow
 def test_sentinels_put_a_replica_in_charge_when_told_to(sentinels: Sentinels) -> None:
     old = sentinels.primary()
     with old.connect() as wire:  # WAIT is for what was written on the same connection
@@ -249,6 +250,7 @@ def test_sentinels_put_a_replica_in_charge_when_told_to(sentinels: Sentinels) ->
         old.command("SET", "key", 2)
 
 
+@pytest.mark.slow
 def test_sentinels_notice_a_dead_primary_and_take_it_back_as_a_replica(
     sentinels: Sentinels,
 ) -> None:
@@ -261,6 +263,7 @@ def test_sentinels_notice_a_dead_primary_and_take_it_back_as_a_replica(
     assert set(sentinels.replicas()) == {s for s in sentinels.servers if s is not new}
 
 
+@pytest.mark.slow
 def test_sentinels_and_their_servers_can_ask_for_passwords(redis_binary: str) -> None:
     with Sentinels(redis_binary, password="da ta", sentinel_password="watch") as sentinels:
         with Wire(sentinels.addresses[0]) as wire:
@@ -272,6 +275,7 @@ def test_sentinels_and_their_servers_can_ask_for_passwords(redis_binary: str) ->
 # A cluster.
 
 
+@pytest.mark.slow
 def test_a_cluster_serves_every_slot_and_knows_its_replicas(cluster: Cluster) -> None:
     for node in cluster.nodes:
         slots = node.command("CLUSTER", "SLOTS")
@@ -284,6 +288,7 @@ def test_a_cluster_serves_every_slot_and_knows_its_replicas(cluster: Cluster) ->
         other.command("GET", "key")
 
 
+@pytest.mark.slow
 def test_a_cluster_fails_over_without_loss(cluster: Cluster) -> None:
     old = cluster.primary(1)
     keys = [f"key {n}" for n in range(30)]
@@ -295,6 +300,7 @@ def test_a_cluster_fails_over_without_loss(cluster: Cluster) -> None:
     assert [cluster.command(key, "GET", key) for key in keys] == ["1"] * 30
 
 
+@pytest.mark.slow
 def test_a_cluster_survives_the_death_of_a_primary_and_takes_it_back(cluster: Cluster) -> None:
     old = cluster.kill_primary(0)
     new = cluster.primary(0)
@@ -305,6 +311,7 @@ def test_a_cluster_survives_the_death_of_a_primary_and_takes_it_back(cluster: Cl
     assert cluster.replicas(0) == [old]
 
 
+@pytest.mark.slow
 def test_a_slot_moves_with_its_keys_while_clients_write(
     cluster: Cluster, start: Callable[..., Any]
 ) -> None:
@@ -348,6 +355,7 @@ def _follow(first: RedisServer, *args: str | int) -> Any:
         return wire.command(*args)
 
 
+@pytest.mark.slow
 def test_a_slot_that_is_being_moved_answers_ask_for_keys_that_are_gone(cluster: Cluster) -> None:
     slot = cluster.slot_of("{tag}")
     source = cluster.owner(slot)
@@ -364,6 +372,7 @@ def test_a_slot_that_is_being_moved_answers_ask_for_keys_that_are_gone(cluster: 
         source.command("GET", "{tag}here")
 
 
+@pytest.mark.slow
 def test_a_cluster_can_ask_for_a_password(redis_binary: str) -> None:
     with Cluster(redis_binary, password="pass word") as cluster:
         cluster.command("key", "SET", "key", 1)

@@ -1,5 +1,5 @@
 """Several processes, with leases and without, on one key: together never more than the quota, in
-any interval, and not noticeably less where they are kept busy.
+any interval, and not noticeably less where they are kept busy and have the machine to themselves.
 
 Every admission is stamped before the call and after it. Were more than `b + t/T` admitted in an
 interval, more than that would have been stamped between its first start and its last end.
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ports import until
 from servers import RedisServer
 
 from headway import Throttled
@@ -94,9 +95,19 @@ def test_processes_with_leases_and_without_together_keep_the_quota(
     with children(server, "gcra", f"{limit}/s burst {burst}", MIXES[mix], SECONDS) as processes:
         stamps = stamps_of(processes)
     assert excess(stamps, limit, burst) <= 0
-    if mix != "bursts" and limit == 300:
-        blocks = sum(min(burst // 2, limit // 20) for _ in MIXES[mix])
-        assert len(stamps) >= (SECONDS - 0.3) * limit - blocks
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize("mix", ["busy", "threads and tasks"])
+def test_a_key_that_processes_keep_busy_gets_nearly_all_of_its_quota(
+    mix: str, server: RedisServer
+) -> None:
+    limit, burst = 300, 40
+    with children(server, "gcra", f"{limit}/s burst {burst}", MIXES[mix], SECONDS) as processes:
+        stamps = stamps_of(processes)
+    blocks = sum(min(burst // 2, limit // 20) for _ in MIXES[mix])
+    assert len(stamps) >= (SECONDS - 0.3) * limit - blocks
 
 
 @pytest.mark.slow
@@ -115,9 +126,7 @@ def test_no_window_sees_more_than_its_limit(using: str, server: RedisServer) -> 
         window = int((begin + offset - doubt) * 2)
         if window == int((end + offset + doubt) * 2):
             counts[window] = counts.get(window, 0) + 1
-    assert max(counts.values()) <= 200
-    if using == "fixed_window":
-        assert max(counts.values()) >= 100
+    assert 1 <= max(counts.values()) <= 200
 
 
 # --- processes that end badly
@@ -141,8 +150,9 @@ def test_who_is_stopped_for_longer_than_its_lease_does_not_spend_it(server: Redi
     """It may have a hundred tokens when it is stopped; meanwhile others use all there is."""
     limit, burst = 1000, 200
     quota = f"{limit}/s burst {burst}"
-    with children(server, "gcra", quota, [("100", "busy")], 2.0) as (process,):
-        time.sleep(0.8 + 0.5)
+    with children(server, "gcra", quota, [("100", "busy")], 1.5) as (process,):
+        until(lambda: server.command("DBSIZE"), "it has asked")
+        time.sleep(0.1)
         process.send_signal(signal.SIGSTOP)
         plain = Throttled("key", using="gcra", quota=quota, store=RedisStore(server.url))
         own: list[Stamp] = []

@@ -290,7 +290,7 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(
     server.kill()
     start = time.monotonic()
     limiter.store.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("using", ["gcra", "sliding_window"])

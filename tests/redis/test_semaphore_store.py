@@ -113,9 +113,10 @@ def test_threads_and_tasks_of_several_loops_are_served_in_the_order_of_asking(
 def test_no_more_than_the_capacity_are_inside_and_everybody_is_told_of_his_turn(
     store: RedisStore, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without the looks that would find a permit of which somebody was not told.
+    # Without the looks that would find a permit of which somebody was not told, and without the
+    # beat after which it is taken from him.
     monkeypatch.setattr(_line, "LOOK", 60.0)
-    began = time.monotonic()
+    monkeypatch.setattr(_permits, "BEAT", 60.0)
     inside = [0, 0]
     lock = threading.Lock()
 
@@ -149,7 +150,6 @@ def test_no_more_than_the_capacity_are_inside_and_everybody_is_told_of_his_turn(
     assert sum(worker.result() for worker in workers) == 6 * 15 + 2 * 60
     assert inside[0] == 0
     assert 1 <= inside[1] <= 3
-    assert time.monotonic() - began < _permits.BEAT  # until then nobody takes a lost one from him
 
 
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
@@ -176,12 +176,14 @@ def test_a_crowd_that_waits_asks_the_server_next_to_nothing(
         else:
             workers = [start(lambda: asyncio.run(crowd()))]
         until(lambda: in_line(server) == 20, "all in line")
+        since = time.monotonic()
         time.sleep(1.0)  # this second is what is measured
         asked = commands(server) - before
+        seconds = time.monotonic() - since
     for worker in workers:
         worker.result()
-    print(f"20 {kind} in line for a second: {asked} commands")
-    assert asked < 30
+    print(f"20 {kind} in line for {seconds:.1f} s: {asked} commands")
+    assert asked < 30 * seconds
 
 
 def test_a_cancelled_waiter_leaves_the_line_and_the_next_one_comes(
@@ -286,7 +288,7 @@ def test_news_that_overtake_the_reply_to_a_newcomer_are_not_lost(
     workers[0].result()
     until(lambda: server.command("KEYS", "*news*") == [], "the last one to have read the news")
     reply_is_read.set()
-    assert entered.wait(3)
+    assert entered.wait(30)
     for worker in workers:
         worker.result()
 
@@ -325,7 +327,7 @@ def test_a_thread_that_ends_in_the_block_frees_its_permit_after_expiry(
     entered = time.monotonic()
     start(semaphore.__enter__).result()
     with SyncSemaphore("name", 1, connection=store):
-        assert 0.45 <= time.monotonic() - entered < 10
+        assert 0.45 <= time.monotonic() - entered < 25
 
 
 def test_a_leave_ends_the_own_permit_first_and_then_that_of_one_who_is_gone(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from semaphore_help import semaphore_keys
 from servers import RedisServer
 
+from effort import examples
 from headway.limiters._permit_steps import State, take
 from headway.store import RedisStore
 
@@ -34,7 +35,7 @@ def ranks(places: list[int]) -> list[int]:
 def test_the_script_and_its_twin_agree(server: RedisServer) -> None:
     store = RedisStore(server.url)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     @given(st.lists(call, min_size=1, max_size=25))
     def run(calls: list[Any]) -> None:
         keys = tuple(key.encode() for key in semaphore_keys(f"twin{next(names)}"))

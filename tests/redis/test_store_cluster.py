@@ -22,8 +22,6 @@ from headway.store import RedisStore
 
 __all__ = ["ask"]
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def shards(redis_binary: str) -> Iterator[Cluster]:
@@ -80,6 +78,7 @@ def test_several_rules_of_one_key_are_decided_together(
         assert [bool(ask(store, **how)) for _ in range(3)] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_one_node_is_enough_to_find_the_others(shards: Cluster, ask: Callable[..., Any]) -> None:
     port = shards.replicas(0)[0].port
     for store in (
@@ -90,11 +89,13 @@ def test_one_node_is_enough_to_find_the_others(shards: Cluster, ask: Callable[..
             assert ask(store, key=f"found {n}", quota="100/h")
 
 
+@pytest.mark.slow
 def test_nodes_that_are_not_there_are_passed_over(shards: Cluster) -> None:
     store = RedisStore(f"redis+cluster://127.0.0.1:1,127.0.0.1:{shards.nodes[0].port}")
     assert Throttled("key", quota="100/h", store=store).limit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["thread", "task"])
 def test_a_slot_that_moves_under_load_loses_no_decision(how: str, shards: Cluster) -> None:
     key = f"moving {how}"
@@ -140,6 +141,7 @@ def test_a_slot_that_moves_under_load_loses_no_decision(how: str, shards: Cluste
     assert sum(seen) == 400
 
 
+@pytest.mark.slow
 def test_a_key_that_is_neither_here_nor_there_is_asked_for(
     shards: Cluster, ask: Callable[..., Any]
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_key_that_is_neither_here_nor_there_is_asked_for(
     assert not ask(store, **how)
 
 
+@pytest.mark.slow
 def test_several_rules_half_way_between_two_nodes_wait_for_the_move(
     shards: Cluster, ask: Callable[..., Any]
 ) -> None:
@@ -181,6 +184,7 @@ def test_several_rules_half_way_between_two_nodes_wait_for_the_move(
     assert ask(store, "peek", **how).remaining == 3
 
 
+@pytest.mark.slow
 def test_a_failover_without_loss_keeps_the_quota(shards: Cluster, ask: Callable[..., Any]) -> None:
     key = f"handed over {ask.__name__}"
     slot = shards.slot_of(key)
@@ -192,6 +196,7 @@ def test_a_failover_without_loss_keeps_the_quota(shards: Cluster, ask: Callable[
     assert [bool(ask(store, **how)) for _ in range(3)] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_closed_store_has_no_descriptor_of_any_node(shards: Cluster) -> None:
     before = descriptors()
     store = RedisStore(shards.url)
@@ -206,6 +211,7 @@ def test_a_closed_store_has_no_descriptor_of_any_node(shards: Cluster) -> None:
     assert descriptors() == before
 
 
+@pytest.mark.slow
 def test_the_death_of_a_primary_is_survived(cluster: Cluster) -> None:
     store = RedisStore(cluster.url + "?timeout=15&connect_timeout=1")
     limiter = Throttled("mortal", using="gcra", quota="1/h burst 10000", store=store)

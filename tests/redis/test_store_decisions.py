@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from servers import RedisServer
 from store_help import USINGS, ask
 
+from effort import examples
 from headway import MemoryStore, RateLimitState, Throttled, VirtualClock
 from headway.asyncio import Throttled as AsyncThrottled
 from headway.store import RedisStore
@@ -76,7 +77,7 @@ async def play(server: RedisServer, using: str, texts: list[str], schedule: Any)
 def test_a_schedule_has_the_same_results_as_in_memory(
     using: str, shared_server: RedisServer
 ) -> None:
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(rules=quotas, schedule=moves)
     def check(rules: list[tuple[int, int]], schedule: Any) -> None:
         texts = [f"{limit}/{YEARS}s burst {burst}" for limit, burst in rules]

@@ -16,6 +16,7 @@ from proxy import Proxy
 from servers import RedisServer
 from store_help import child, descriptors, resident_kib
 
+from effort import rounds
 from headway import StoreUnavailableError, Throttled
 from headway.asyncio import Throttled as AsyncThrottled
 from headway.store import RedisStore
@@ -314,9 +315,10 @@ def test_a_thousand_refused_connections_leak_nothing(how: str) -> None:
     assert resident_kib() - before < 2_048
 
 
+@pytest.mark.rounds
 def test_failed_connections_leak_no_descriptor() -> None:
     before = descriptors()
-    for _ in range(100):
+    for _ in range(rounds(15, 100)):
         for url in ("redis://127.0.0.1:1", "unix:///nowhere", "rediss://127.0.0.1:1"):
             with pytest.raises(StoreUnavailableError):
                 Throttled("key", quota=QUOTA, store=RedisStore(url)).limit()

@@ -18,8 +18,6 @@ from headway.store import RedisStore
 
 __all__ = ["ask"]
 
-pytestmark = pytest.mark.slow
-
 PASSWORD, SENTINEL_PASSWORD = "s3cret/:@", "look out"
 
 
@@ -46,6 +44,7 @@ def test_the_primary_is_found_with_both_passwords(
     assert [bool(ask(store, **how)) for _ in range(3)] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_the_sentinels_may_come_as_options(guarded: Sentinels, ask: Callable[..., Any]) -> None:
     store = RedisStore(
         f"redis+sentinel://127.0.0.1:{guarded.sentinels[0].port}/{guarded.name}",
@@ -58,6 +57,7 @@ def test_the_sentinels_may_come_as_options(guarded: Sentinels, ask: Callable[...
     assert ask(store, key=f"options {ask.__name__}")
 
 
+@pytest.mark.slow
 def test_a_sentinel_that_is_not_there_is_passed_over(guarded: Sentinels) -> None:
     last = guarded.sentinels[-1].port
     store = RedisStore(
@@ -67,6 +67,7 @@ def test_a_sentinel_that_is_not_there_is_passed_over(guarded: Sentinels) -> None
     assert Throttled("passed over", quota="5/h", store=store).limit()
 
 
+@pytest.mark.slow
 def test_a_name_that_no_sentinel_knows_is_said(guarded: Sentinels, ask: Callable[..., Any]) -> None:
     url = guarded.url.replace(guarded.name, "another") + "?timeout=0.5"
     options = {"SENTINEL_KWARGS": {"password": SENTINEL_PASSWORD}}
@@ -75,6 +76,7 @@ def test_a_name_that_no_sentinel_knows_is_said(guarded: Sentinels, ask: Callable
     assert PASSWORD not in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["sentinel", "server"])
 def test_a_wrong_password_is_said(wrong: str, guarded: Sentinels, ask: Callable[..., Any]) -> None:
     options = {
@@ -88,11 +90,13 @@ def test_a_wrong_password_is_said(wrong: str, guarded: Sentinels, ask: Callable[
     assert "Xyzzy77" not in str(error)
 
 
+@pytest.mark.slow
 def test_a_failover_is_followed_by_threads_and_tasks(guarded: Sentinels) -> None:
     store = store_of(guarded)
     survive(store, guarded.failover)
 
 
+@pytest.mark.slow
 def test_the_death_of_the_primary_is_survived(sentinels: Sentinels) -> None:
     store = RedisStore(sentinels.url + "?timeout=15&connect_timeout=1")
     old = sentinels.primary()

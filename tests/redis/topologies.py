@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from certificates import Certificates
-from guard import ServerFailed, until
+from ports import ServerFailed, until
 from servers import Option, RedisServer, quoted
 from wire import RedisError
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from service_help import ALICE, ServiceProcess, read_all, until
 
+from effort import rounds
+
 TOKENS = [f"alice:{ALICE}"]
 QUESTION = {"key": "k", "quota": "1000/s"}
 HEAD = f"POST /v1/limit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n".encode()
@@ -130,20 +132,23 @@ class TestSlowOnes:
 
     def test_one_that_sends_a_request_now_and_then_stays(self, hasty: ServiceProcess) -> None:
         connection = hasty.connect()
-        for _ in range(4):
+        for _ in range(8):
             assert hasty.ask("GET", "/healthz", over=connection).status == 200
             sock = connection.sock
-            time.sleep(0.8)
+            time.sleep(0.3)  # 2.4 s in all, of the 2 that it may be idle
             assert connection.sock is sock
         connection.close()
 
 
 class TestManyOfThem:
-    def test_ten_thousand_connections_leave_room_for_others(self) -> None:
-        """As many as this process may open; each has sent half a request."""
+    @pytest.mark.rounds
+    def test_thousands_of_connections_leave_room_for_others(self) -> None:
+        """Not more than this process may open; each has sent half a request."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard - 500)
+        wanted = rounds(1_000, 10_000)
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard - 500)
         if soft != resource.RLIM_INFINITY and soft < wanted + 500:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 500, hard))
         options = ["--header-timeout", "60", "--max-connections", str(wanted + 10)]
@@ -155,7 +160,7 @@ class TestManyOfThem:
             started = time.monotonic()
             for _ in range(100):
                 assert works(service)
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
             metrics = service.get("/metrics", ALICE).body.decode()
             (line,) = (
                 line

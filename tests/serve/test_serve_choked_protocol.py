@@ -154,10 +154,8 @@ def test_the_client_of_choked_025_works_as_it_is(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, second, third = map(float, done.stdout.split())
-    assert second < 2.5
-    # It sleeps for 0.8 to 1.2 seconds where it is denied, and knows no better.
-    assert third - first > 0.7
+    _, _, third = map(float, done.stdout.split())
+    assert third >= 0.5  # since before the first: a token comes in that time
 
 
 def test_many_who_wait_are_served_one_after_another(service: ServiceProcess, key: str) -> None:

@@ -171,7 +171,7 @@ class TestTls:
             assert service.ask("GET", "/healthz", over=idle).status == 200
             started = time.monotonic()
             assert service.stop() == 0
-            assert time.monotonic() - started < 6
+            assert time.monotonic() - started < 15  # of the thirty that a TLS connection may idle
             idle.close()
 
     @pytest.mark.parametrize("start", [b"", b"\x16\x03\x01\x02"])
@@ -233,7 +233,7 @@ class TestStopping:
             service.ask("GET", "/healthz", over=idle)
             started = time.monotonic()
             assert service.stop(number) == 0
-            assert time.monotonic() - started < 8
+            assert time.monotonic() - started < 15
             idle.close()
 
     def test_those_who_wait_are_told_and_take_nothing(self, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from headway import (
     MemoryStore,
     Quota,
@@ -62,7 +63,7 @@ def play(using: str, quotas: Sequence[Rule], start_ns: int, schedule: Sequence[M
 
 
 @pytest.mark.parametrize("using", USINGS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(rule=rules, start_ns=instants, schedule=schedules)
 def test_one_rule_decides_as_the_model_does(
     using: str, rule: Rule, start_ns: int, schedule: list[Move]
@@ -71,7 +72,7 @@ def test_one_rule_decides_as_the_model_does(
 
 
 @pytest.mark.parametrize("using", USINGS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(quotas=several_rules, start_ns=instants, schedule=schedules)
 def test_several_rules_all_admit_or_none_is_touched(
     using: str, quotas: list[Rule], start_ns: int, schedule: list[Move]

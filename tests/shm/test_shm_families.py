@@ -15,7 +15,7 @@ from headway.hooks import Hook, HookContext
 from headway.limiters import AsyncTokenBucket, MaxSleepExceededError, SyncTokenBucket
 from headway.store import AtomicStore, from_env
 
-SLACK_S = 1.5
+SLACK_S = 15.0
 
 
 @pytest.fixture

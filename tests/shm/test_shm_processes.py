@@ -44,14 +44,14 @@ def test_members_that_are_killed_take_nothing_along_and_give_nothing_twice(name:
     assert killed > 20  # the rest were through before
     assert largest <= 0  # never more than the quota
     assert smallest >= -2  # each that was killed may have been admitted and not have counted it
-    assert longest < 2.0
+    assert longest < 20
 
 
 @pytest.mark.slow
 def test_members_that_are_stopped_hold_nobody_up(name: str) -> None:
     smallest, largest, longest, _ = storm(name, 40, "stop")
     assert (smallest, largest) == (0, 0)
-    assert longest < 2.0
+    assert longest < 20
 
 
 _ASKS = """

@@ -28,6 +28,7 @@ for _ in range(15):
 
 @pytest.mark.slow
 def test_waiters_of_several_processes_share_the_rate(name: str) -> None:
+    since = SharedMemoryStore(name, size="128K")._now()
     children = [
         subprocess.Popen(
             [sys.executable, "-c", _WAITS, f"shm:///{name}?size=128K"],
@@ -40,8 +41,9 @@ def test_waiters_of_several_processes_share_the_rate(name: str) -> None:
     for child in children:
         instants += map(int, child.communicate(timeout=DEADLINE_S)[0].split())
     assert len(instants) == 45
-    # Lateness can only spread them out, and each was allowed no earlier than 10 ms after another.
-    assert max(instants) - min(instants) > 0.4 * 10**9
+    # Each was allowed no earlier than 10 ms after another, and the first no earlier than it asked.
+    for number, instant in enumerate(sorted(instants)):
+        assert instant >= since + number * 10**7
 
 
 def test_tasks_are_served_in_the_order_in_which_they_asked(name: str) -> None:
@@ -62,14 +64,14 @@ def test_tasks_are_served_in_the_order_in_which_they_asked(name: str) -> None:
 
 def test_a_wait_that_would_be_too_long_is_denied_at_once(name: str) -> None:
     limiter = Throttled(
-        "key", quota="1/m", timeout=1, store=SharedMemoryStore(name, size="128K"), using="gcra"
+        "key", quota="1/m", timeout=30, store=SharedMemoryStore(name, size="128K"), using="gcra"
     )
     assert limiter.limit()
     begun = time.monotonic()
     result = limiter.limit()
     assert result.limited
-    assert 50 < result.state.retry_after <= 60
-    assert time.monotonic() - begun < 0.9
+    assert 31 < result.state.retry_after <= 60
+    assert time.monotonic() - begun < 25
 
 
 def test_a_cancelled_waiter_gives_its_slot_back(name: str) -> None:

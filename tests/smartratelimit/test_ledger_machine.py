@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from simulated_server import MS, START, FixedWindow, S, said
 
+from effort import examples
 from headway._core import Ledger
 
 LIMIT = 6
@@ -102,7 +103,7 @@ class OneServer(RuleBasedStateMachine):
 
 
 OneServer.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=examples(150),
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

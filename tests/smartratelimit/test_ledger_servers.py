@@ -19,9 +19,11 @@ from simulated_server import (
     SlidingWindow,
 )
 
+from effort import rounds
+
 WINDOWS = 20
 calm = settings(
-    max_examples=12,
+    max_examples=rounds(5, 12),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,

@@ -95,11 +95,11 @@ def test_who_stands_behind_a_long_wait_is_refused_at_once() -> None:
     thread = threading.Thread(target=enter, args=(patient,), daemon=True)
     thread.start()
     until(lambda: waiting(patient) == 1)
-    hasty = RateLimiter(storage, max_wait=1)
+    hasty = RateLimiter(storage, max_wait=60)
     began = time.monotonic()
     with pytest.raises(RateLimitExceeded):
         enter(hasty)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     patient.set_limit("api.example.com", 1000, "1s")
     thread.join(DEADLINE_S)
 
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_a_wait_at_once_and_leaves_the_line() -> None:
     with pytest.raises(KeyboardInterrupt):
         enter(limiter)
     thread.join()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert waiting(limiter) == 0
     assert os.getpid()
 

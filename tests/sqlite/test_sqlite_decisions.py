@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from effort import examples
 from headway import MemoryStore, Quota, Rate, SQLiteStore, Throttled, VirtualClock
 from headway.algorithms import expires_ns, step
 from headway.exceptions import StoreUnavailableError
@@ -44,7 +45,7 @@ def play(using: str, quotas: Sequence[Rule], start_ns: int, schedule: Sequence[M
 
 
 @pytest.mark.parametrize("using", USINGS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(rule=rules, start_ns=instants, schedule=schedules)
 def test_one_rule_decides_as_in_memory_and_as_the_model_does(
     using: str, rule: Rule, start_ns: int, schedule: list[Move]
@@ -53,7 +54,7 @@ def test_one_rule_decides_as_in_memory_and_as_the_model_does(
 
 
 @pytest.mark.parametrize("using", USINGS)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(quotas=several_rules, start_ns=instants, schedule=schedules)
 def test_several_rules_all_admit_or_none_is_touched(
     using: str, quotas: list[Rule], start_ns: int, schedule: list[Move]

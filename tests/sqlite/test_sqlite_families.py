@@ -23,7 +23,7 @@ from headway.limiters import (
 )
 from headway.store import AtomicStore, BaseStore, from_env, from_url
 
-SLACK_S = 1.5
+SLACK_S = 15.0
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,13 +88,15 @@ for _ in range(15):
 
 @pytest.mark.slow
 def test_waiters_of_several_processes_share_the_rate(tmp_path: Path) -> None:
+    since = SQLiteStore(tmp_path / "x.db")._now()
     children = [start(_WAITS, f"sqlite:///{tmp_path}/x.db", "gcra") for _ in range(3)]
     instants: list[int] = []
     for child in children:
         instants += map(int, child.communicate(timeout=DEADLINE_S)[0].split())
     assert len(instants) == 45
-    # Lateness can only spread them out, and each was allowed no earlier than 10 ms after another.
-    assert max(instants) - min(instants) > 0.4 * 10**9
+    # Each was allowed no earlier than 10 ms after another, and the first no earlier than it asked.
+    for number, instant in enumerate(sorted(instants)):
+        assert instant >= since + number * 10**7
 
 
 _TAKES = """
@@ -120,7 +123,7 @@ def test_a_process_that_is_killed_loses_nothing_and_blocks_nobody(tmp_path: Path
         child.communicate()
         since = time.monotonic()
         taken = before - limiter.peek().remaining
-        assert time.monotonic() - since < 5
+        assert time.monotonic() - since < 20
         whole = sum(line == "one\n" for line in said)
         assert whole <= taken <= whole + 1  # it may not have come to say so
         assert limiter.limit()
@@ -145,7 +148,7 @@ def test_a_file_that_stays_locked_is_an_error_after_the_deadline(tmp_path: Path)
         since = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="held it for too long") as caught:
             limiter.limit()
-        assert 0.2 <= time.monotonic() - since < 5
+        assert 0.2 <= time.monotonic() - since < 9  # the default is ten
     assert caught.value.fault == "timeout"
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     assert limiter.limit()  # the denied decision took nothing
@@ -173,7 +176,7 @@ def test_a_locked_file_does_not_block_the_event_loop(tmp_path: Path) -> None:
                 longest = max(longest, time.monotonic() - last)
                 last = time.monotonic()
             assert not any(task.done() for task in tasks)
-            assert longest < 1  # busy_timeout is ten
+            assert longest < 9  # busy_timeout is ten
             other.execute("ROLLBACK")
             results = await asyncio.gather(*tasks)
         assert sorted(map(bool, results)) == [False, True, True]
@@ -213,10 +216,18 @@ def test_who_is_cancelled_while_a_thread_decides_takes_nothing(
     eventually(lambda: left.peek().remaining == 3, "the tokens are given back")
 
 
-_SAYS_THE_TIME = """
+_AHEAD = """
 import sys, time
 from headway import SQLiteStore
-print(SQLiteStore(sys.argv[1])._now() - time.monotonic_ns())
+
+def ahead(store):
+    # Of the machine's clock, by the reading that took the least time.
+    readings = []
+    for _ in range(200):
+        before = time.monotonic_ns()
+        now = store._now()
+        readings.append((time.monotonic_ns() - before, now - before))
+    return min(readings)[1]
 """
 
 
@@ -228,9 +239,11 @@ def test_processes_agree_on_the_time_though_the_wall_clock_was_set(
     SQLiteStore(path).close()
     with sqlite3.connect(path) as file:  # as if the first had started before the clock was set
         file.execute("UPDATE headway_clock SET offset = offset + ?", (3600 * 10**9,))
-    theirs = int(run_python(_SAYS_THE_TIME, path))
+    theirs = int(run_python(_AHEAD + "print(ahead(SQLiteStore(sys.argv[1])))", path))
     store = SQLiteStore(path)
-    assert abs(store._now() - time.monotonic_ns() - theirs) < 10**6
+    known: dict[str, Any] = {}
+    exec(_AHEAD, known)
+    assert abs(known["ahead"](store) - theirs) < 10**6
     assert store._now() > now_ns() + 3000 * 10**9
     limiter = Throttled("key", quota="1/h burst 1", using="gcra", store=store)
     limiter.limit()

@@ -143,7 +143,7 @@ def test_a_permit_of_a_process_that_was_killed_is_free_when_its_lease_is_over(
     holders[0].send_signal(signal.SIGKILL)
     start = time.monotonic()
     with SyncSemaphore("name", 2, max_sleep=DEADLINE_S, connection=url):
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 25
     assert holders[1].poll() is None  # it lives, and has kept its permit beyond its expiry
 
 

@@ -18,7 +18,7 @@ import pytest
 from headway import SQLiteStore, Throttled, VirtualClock
 from headway.asyncio import Throttled as AsyncThrottled
 
-SLACK_S = 1.5
+SLACK_S = 15.0
 Eventually = Callable[..., None]
 
 

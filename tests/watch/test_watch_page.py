@@ -214,8 +214,17 @@ def overflows(browser: Browser) -> bool:
     return bool(browser.run("return document.documentElement.scrollWidth > innerWidth"))
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400, 320])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(320, False, id="320-light"),
+        pytest.param(1280, True, id="1280-dark"),
+        pytest.param(320, True, id="320-dark", marks=pytest.mark.slow),
+        pytest.param(400, False, id="400-light", marks=pytest.mark.slow),
+        pytest.param(400, True, id="400-dark", marks=pytest.mark.slow),
+        pytest.param(1280, False, id="1280-light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_fits_and_can_be_read(
     service: Service, browser: Browser, width: int, dark: bool, tmp_path: Path
 ) -> None:
