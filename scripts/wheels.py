@@ -3,6 +3,8 @@
     .venv/bin/python scripts/wheels.py [FOLDER]          into dist, or FOLDER
     .venv/bin/python scripts/wheels.py --sdist [FOLDER]  the sdist alone
 
+WHEELS="3.14 3.11-aarch64" in the environment: for these alone.
+
 A wheel has hiredis inside, is stripped, and loads on glibc 2.17 and later (scripts/old_glibc.h).
 Everything is made in a temporary folder ($TMPDIR) and checked there. Finished files are moved to
 their folder at the end, so a run that fails leaves that folder as it was; the checkout is only read.
@@ -95,7 +97,8 @@ def build_sdist(work: Path) -> Path:
 
 def build_wheel(target: Target, sdist: Path, work: Path, when: str) -> Path:
     """Compiles the sdist for one target, and has auditwheel give the result its tag."""
-    place = work / target.name.replace(" ", "-")
+    begun = time.monotonic()
+    place = work / target.name
     with tarfile.open(sdist) as archive:
         archive.extractall(place / "source")
     source = next((place / "source").iterdir())
@@ -122,16 +125,17 @@ def build_wheel(target: Target, sdist: Path, work: Path, when: str) -> Path:
     programs = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
     auditwheel = [sys.executable, "-m", "auditwheel", "repair", "-w", place / "done", raw]
     run(auditwheel, place, {"PATH": programs, "SOURCE_DATE_EPOCH": when})
+    print(f"built for {target.name} in {time.monotonic() - begun:.0f} s", flush=True)
     return next((place / "done").iterdir())
 
 
 def build_all(sdist: Path, work: Path) -> list[Path]:
     """The wheels; raises where one of them cannot be built or is not as it should be."""
-    targets, left_out = find_targets()
+    targets, left_out = find_targets(os.environ.get("WHEELS", "").split())
     for sentence in left_out:
         print(f"left out: {sentence}", flush=True)
     if not targets:
-        raise BuildError("No Python with headers was found: sudo apt-get install python3-dev.")
+        raise BuildError("No such Python with headers was found: sudo apt-get install python3-dev.")
     print(f"building for {names(targets)}", flush=True)
     when = commit_time()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

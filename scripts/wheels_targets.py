@@ -40,7 +40,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        return f"{self.python} {self.machine}"
+        return f"{self.python}-{self.machine}"
 
     @property
     def tag(self) -> str:
@@ -48,8 +48,15 @@ class Target:
         return f"{abi.rstrip('t')}-{abi}-linux_{self.machine}"
 
 
-def find_targets() -> tuple[list[Target], list[str]]:
-    """What can be built, and a sentence for each target that cannot."""
+def find_targets(wishes: Sequence[str]) -> tuple[list[Target], list[str]]:
+    """What can be built, and a sentence for each target that cannot.
+
+    `wishes` are names (3.14, 3.11-aarch64); without any, all targets are meant.
+    """
+
+    def wished(version: str, machine: str) -> bool:
+        return not wishes or version in wishes or f"{version}-{machine}" in wishes
+
     here = platform.machine()
     compiler = os.environ.get("CC", "cc")
     targets: list[Target] = []
@@ -58,6 +65,8 @@ def find_targets() -> tuple[list[Target], list[str]]:
     if name_of(FREE_THREADED) == "3.13t":
         found.setdefault("3.13t", FREE_THREADED)
     for version in sorted({*found, *SUITES}, key=lambda v: (int(v[2:].rstrip("t")), v)):
+        if not wished(version, here):
+            continue
         includes = _includes_of(found[version]) if version in found else ()
         if includes:
             targets.append(Target(version, here, compiler, includes, "1"))
@@ -65,18 +74,20 @@ def find_targets() -> tuple[list[Target], list[str]]:
         try:
             targets.append(Target(version, here, compiler, _debian_includes(version, here), "1"))
         except FetchError as error:
-            left_out.append(f"{version} {here}: {error}")
+            left_out.append(f"{version}-{here}: {error}")
     for other in sorted(DEBIAN_NAMES.keys() - {here}):
         cross, packages = CROSS_COMPILERS[other]
         if shutil.which(cross) is None:
             left_out.append(f"{other}: no {cross} here; sudo apt-get install {packages}")
             continue
         for version in SUITES:
+            if not wished(version, other):
+                continue
             try:
                 includes, hiredis = _debian_includes(version, other), _debian_hiredis(other)
                 targets.append(Target(version, other, cross, includes, hiredis))
             except FetchError as error:
-                left_out.append(f"{version} {other}: {error}")
+                left_out.append(f"{version}-{other}: {error}")
     return targets, left_out
 
 
