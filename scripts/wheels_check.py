@@ -60,7 +60,7 @@ def _faults_of_wheel(path: Path) -> Iterator[str]:
 
 
 def _local_paths(name: str, content: bytes) -> Iterator[str]:
-    """The folders of this machine in a file. Programs name /tmp themselves; a file below it is ours."""
+    """The folders of this machine in a file. /tmp itself is a name that programs know."""
     folders = {str(ROOT), sys.prefix, sys.base_prefix, str(Path.home())} - {"/", "/usr", "/root"}
     patterns = [re.escape(folder) + r"\b" for folder in sorted(folders)]
     patterns += [r"/root/", re.escape(tempfile.gettempdir()) + r"/headway-"]

@@ -91,6 +91,7 @@ class Release:
             "APT::Architectures": self.architecture,
             "APT::Sandbox::User": "",  # what root fetches may lie where _apt cannot look
             "Acquire::Languages": "none",
+            "Acquire::Check-Valid-Until": "false",  # a mirror may be some weeks behind
         }
         options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
         what = f"fetch {' '.join(packages)} of Debian {self.suite} for {self.architecture}"
