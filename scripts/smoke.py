@@ -180,7 +180,7 @@ def serve() -> str:
             with contextlib.suppress(urllib.error.HTTPError):
                 with urllib.request.urlopen(url + "/v1/limit", body, DEADLINE_S) as answer:
                     answers.append(not json.load(answer)["limited"])
-        return expect(answers[:3] + [any(answers[3:])], EXPECTED)
+        return expect([*answers[:3], any(answers[3:])], EXPECTED)
 
 
 def cli(*arguments: str) -> str:

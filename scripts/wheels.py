@@ -127,8 +127,16 @@ def build_wheel(target: Target, sdist: Path, work: Path, when: str) -> Path:
     auditwheel: list[str | Path] = [sys.executable, "-m", "auditwheel", "repair"]
     auditwheel += ["-w", place / "done", raw]
     run(auditwheel, place, {"PATH": programs, "SOURCE_DATE_EPOCH": when})
+    wheel = next((place / "done").iterdir())
+    require_faultless(wheel)
     print(f"built for {target.name} in {time.monotonic() - begun:.0f} s", flush=True)
-    return next((place / "done").iterdir())
+    return wheel
+
+
+def require_faultless(file: Path) -> None:
+    faults = [f"{file.name}: {fault}" for fault in faults_of(file)]
+    if faults:
+        raise BuildError("\n".join(faults))
 
 
 def build_all(sdist: Path, work: Path) -> list[Path]:
@@ -162,7 +170,7 @@ def require_tools() -> None:
     compiler = shlex.split(os.environ.get("CC", "cc"))[0]
     if shutil.which(compiler) is None:
         raise BuildError(
-            f"make wheels needs a C compiler, and {compiler!r} is not on PATH: "
+            f"It needs a C compiler, and {compiler!r} is not on PATH: "
             "sudo apt-get install build-essential, or name yours in the environment variable CC."
         )
 
@@ -196,10 +204,8 @@ def main(arguments: list[str]) -> int:
             if not only_sdist:
                 require_tools()
             sdist = build_sdist(work)
+            require_faultless(sdist)
             files = [sdist] + ([] if only_sdist else build_all(sdist, work))
-            faults = [f"{file.name}: {fault}" for file in files for fault in faults_of(file)]
-            if faults:
-                raise BuildError("\n".join(faults))
             move(files, into)
             for file in files:
                 print(f"{file.stat().st_size / 1000:7.0f} kB  {into / file.name}")

@@ -63,7 +63,7 @@ def _local_paths(name: str, content: bytes) -> Iterator[str]:
     """The folders of this machine in a file. /tmp itself is a name that programs know."""
     folders = {str(ROOT), sys.prefix, sys.base_prefix, str(Path.home())} - {"/", "/usr", "/root"}
     patterns = [re.escape(folder) + r"\b" for folder in sorted(folders)]
-    patterns += [r"/root/", re.escape(tempfile.gettempdir()) + r"/headway-"]
+    patterns += [r"/root/", re.escape(tempfile.gettempdir()) + r"/headway-wheels-"]
     found = re.search("|".join(patterns).encode(), content)
     if found:
         line = content[found.start() : found.end() + 60].split(b"\n")[0].split(b"\0")[0]
