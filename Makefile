@@ -152,3 +152,18 @@ clean: ## remove builds, environments and caches
 	@rm -rf build dist .venv .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis python/*.egg-info
 	@rm -f python/headway/*.so
 	@find python scripts tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# --- releases: docs/releasing.md
+
+DIST ?= dist
+
+.PHONY: wheels wheels-test release-check
+
+wheels: $(VENV)/.done-install $(VENV)/.done-extra-wheels ## the sdist and a wheel for each Python and processor, in dist
+	@$(PY) scripts/wheels.py $(DIST)
+
+wheels-test: wheels ## each wheel, in a bare system without compiler: a smoke test and the fast tests
+	@$(PY) scripts/wheels_test.py $(DIST)
+
+release-check: $(VENV)/.done-build $(VENV)/.done-extra-wheels ## whether this checkout can be released as it is
+	@$(PY) scripts/release_check.py

@@ -10,6 +10,8 @@ Environment variables
                      sdist does not fail over a warning that a newer compiler has learnt.
     HEADWAY_CFLAGS   further compiler flags, after the project's own
     HEADWAY_WITHOUT_REDIS   1: builds without hiredis; RedisStore says so
+    HEADWAY_STATIC_HIREDIS  1, or a folder: hiredis inside the module (scripts/static_hiredis.py)
+    HEADWAY_TARGET          a wheel for another Python or processor (scripts/wheel_target.py)
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
@@ -29,6 +32,13 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import embed_lua  # noqa: E402
 import find_hiredis  # noqa: E402
+import static_hiredis  # noqa: E402
+import wheel_target  # noqa: E402
+
+try:
+    TARGET = wheel_target.of_environment()
+except wheel_target.TargetError as error:
+    sys.exit(str(error))
 
 
 def paths(*patterns: str) -> list[str]:
@@ -53,6 +63,11 @@ def compile_flags() -> list[str]:
 
 def hiredis_flags(command: list[str]) -> find_hiredis.Flags:
     """Flags for hiredis; without it, fails with what to install."""
+    if static_hiredis.wanted():
+        try:
+            return static_hiredis.flags(command)
+        except static_hiredis.StaticHiredisError as error:
+            raise PlatformError(str(error)) from None
     found = find_hiredis.find(command)
     if found is None:
         raise PlatformError(
@@ -89,6 +104,18 @@ def require_headers(include_dirs: list[str]) -> None:
 
 
 class BuildExtension(build_ext):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if TARGET:
+            own = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
+            others = [d for d in self.include_dirs if d not in own]
+            self.include_dirs = [*TARGET.includes, *others]
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if TARGET:
+            return str(Path(*fullname.split("."))) + TARGET.suffix
+        return str(super().get_ext_filename(fullname))
+
     def build_extension(self, ext: Extension) -> None:
         require_compiler(list(getattr(self.compiler, "compiler_so", []) or []))
         require_headers([*self.include_dirs, *self.compiler.include_dirs])
@@ -96,7 +123,8 @@ class BuildExtension(build_ext):
             ext.include_dirs.append("src/redis/none")
             ext.define_macros.append(("HEADWAY_WITHOUT_REDIS", "1"))
         else:
-            flags = hiredis_flags(list(getattr(self.compiler, "compiler_so", []) or []))
+            command = list(getattr(self.compiler, "compiler_so", []) or [])
+            flags = hiredis_flags(command)
             ext.extra_compile_args += flags.compile
             ext.extra_link_args += flags.link
         generated = ROOT / "build" / "generated"
@@ -106,8 +134,13 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
 
+class Wheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        return TARGET.tag if TARGET else super().get_tag()
+
+
 setup(
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": BuildExtension, "bdist_wheel": Wheel},
     ext_modules=[
         Extension(
             "headway._core",
@@ -119,6 +152,8 @@ setup(
                 "src/python/*.h",
                 "scripts/embed_lua.py",
                 "scripts/find_hiredis.py",
+                "scripts/static_hiredis.py",
+                "scripts/wheel_target.py",
                 "setup.py",
                 "pyproject.toml",
             ),
