@@ -25,7 +25,7 @@ from pathlib import Path
 
 import processes
 from bootstrap import CANNOT
-from install import NOT_INSTALLED
+from install import NOT_INSTALLED, WITHOUT_DEPENDENCIES
 from processes import ROOT
 from pythons import find_pythons, name_of
 from requirements import of_extra
@@ -95,9 +95,13 @@ class Stages:
         title: str,
         python: str | Path = sys.executable,
         parallel: bool = True,
+        thorough: bool = False,
         show: bool = True,
     ) -> None:
-        """The tests of all folders that the marker expression selects."""
+        """The tests of all folders that the marker expression selects.
+
+        `thorough` has those with a number of rounds or examples do all of them (tests/effort.py).
+        """
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.unlink(missing_ok=True)
         # The workers of pytest-xdist end on their own account when a test hangs; the suite goes on.
@@ -106,7 +110,7 @@ class Stages:
         environment = {
             VARIABLE: str(RESULTS),
             "PYTHONPATH": str(PLUGINS),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "HEADWAY_TEST_THOROUGH": "1" if thorough else "",
         }
         begun = time.monotonic()
         try:
@@ -130,7 +134,11 @@ class Stages:
 
     def slow(self) -> None:
         name = f"Python {name_of(sys.executable)}"
-        self.pytest("slow and not alone", title=f"{name}, slow tests")
+        self.pytest(
+            "(slow or rounds or hypothesis) and not alone",
+            title=f"{name}, slow tests and more rounds",
+            thorough=True,
+        )
         self.pytest("alone", title=f"{name}, one at a time", parallel=False)
 
     def rest(self) -> None:
@@ -178,6 +186,8 @@ class Stages:
             return
         wanted = [r for r in of_extra("test") if not r.startswith(READ_THE_SOURCES)]
         _, output = processes.run([inside, "scripts/install.py", "--each", *wanted])
+        alone = WITHOUT_DEPENDENCIES["test"]
+        processes.run([inside, "scripts/install.py", "--no-deps", *alone])
         say(f"Python {name}: wheel built in {time.monotonic() - begun:.0f}s{_without(output)}")
         self.pytest("not slow and not alone", title=f"Python {name}", python=inside, show=False)
 
