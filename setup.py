@@ -30,6 +30,7 @@ from setuptools.errors import PlatformError
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "scripts"))
+import compile_changed  # noqa: E402
 import embed_lua  # noqa: E402
 import find_hiredis  # noqa: E402
 import static_hiredis  # noqa: E402
@@ -95,11 +96,16 @@ def require_headers(include_dirs: list[str]) -> None:
     if any((Path(d) / "Python.h").exists() for d in include_dirs):
         return
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if Path(sys.base_prefix) == Path("/usr"):
+        remedy = (
+            f"Install them (Debian, Ubuntu: sudo apt-get install python{version}-dev; Fedora: "
+            "sudo dnf install python3-devel; Alpine: apk add python3-dev)."
+        )
+    else:
+        remedy = f"Install the Python at {sys.base_prefix} with its development files, or another."
     raise PlatformError(
         f"headway has a C core and needs the headers of Python {version}, but there is no "
-        f"Python.h in {sysconfig.get_path('include')}. Install them (Debian, Ubuntu: "
-        f"sudo apt-get install python{version}-dev; Fedora: sudo dnf install python3-devel; "
-        "Alpine: apk add python3-dev)."
+        f"Python.h in {sysconfig.get_path('include')}. {remedy}"
     )
 
 
@@ -127,10 +133,14 @@ class BuildExtension(build_ext):
             flags = hiredis_flags(command)
             ext.extra_compile_args += flags.compile
             ext.extra_link_args += flags.link
+            if static_hiredis.wanted():
+                ext.define_macros.append(("HEADWAY_STATIC_HIREDIS", "1"))
         generated = ROOT / "build" / "generated"
         embed_lua.write(generated / "lua_scripts.h")
         ext.include_dirs.append(str(generated))
         ext.define_macros.append(("HEADWAY_VERSION", f'"{self.distribution.get_version()}"'))
+        headers = paths("src/core/*.h", "src/redis/*.h", "src/python/*.h")
+        compile_changed.install(self.compiler, [*headers, str(generated / "lua_scripts.h")])
         super().build_extension(ext)
 
 
@@ -150,6 +160,7 @@ setup(
                 "src/redis/*.h",
                 "src/redis/lua/*.lua",
                 "src/python/*.h",
+                "scripts/compile_changed.py",
                 "scripts/embed_lua.py",
                 "scripts/find_hiredis.py",
                 "scripts/static_hiredis.py",
