@@ -117,16 +117,20 @@ def test_no_window_sees_more_than_its_limit(using: str, server: RedisServer) -> 
     with children(server, using, "200/500ms", kinds, 1.6) as processes:
         stamps = stamps_of(processes)
     # The windows are the server's, the wall clock's; the stamps are this machine's monotonic.
-    before = time.monotonic()
-    seconds, micros = server.command("TIME")
-    offset = int(seconds) + int(micros) / 1e6 - before
-    doubt = 2 * (time.monotonic() - before) + 0.002
+    readings = []
+    for _ in range(100):
+        before = time.monotonic()
+        seconds, micros = server.command("TIME")
+        readings.append((time.monotonic() - before, int(seconds) + int(micros) / 1e6 - before))
+    took, offset = min(readings)
+    doubt = 2 * took + 0.002
     counts: dict[int, int] = {}
     for begin, end in stamps:
         window = int((begin + offset - doubt) * 2)
         if window == int((end + offset + doubt) * 2):
             counts[window] = counts.get(window, 0) + 1
-    assert 1 <= max(counts.values()) <= 200
+    assert stamps
+    assert max(counts.values(), default=0) <= 200
 
 
 # --- processes that end badly

@@ -154,9 +154,9 @@ def test_a_killed_waiter_holds_the_others_up_no_longer_than_it_is_heard_of(
     with semaphore:
         head = process(HOLDER, server.url, "3600")
         until(lambda: in_line(server) == 1, "one in line")
-        head.kill()
         other = process(HOLDER, server.url, "30")
         until(lambda: in_line(server) == 2, "two in line")
+        head.kill()
     released = time.monotonic()
     assert other.hears() == "in"
     assert time.monotonic() - released < BEAT + 25

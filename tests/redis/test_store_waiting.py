@@ -34,12 +34,10 @@ def test_a_waiter_is_served_at_its_instant(
     using: str, server: RedisServer, ask: Callable[..., Any]
 ) -> None:
     store, how = RedisStore(server.url), {"using": using, "quota": "4/s burst 1"}
-    assert ask(store, **how)
     since = time.monotonic()
+    assert ask(store, **how)
     assert ask(store, timeout=30, **how)
-    took = time.monotonic() - since
-    # The first was admitted up to a round trip before `since`.
-    assert 0.2 < took < 0.25 + SLACK_S
+    assert 0.25 <= time.monotonic() - since < 0.25 + SLACK_S
 
 
 @pytest.mark.parametrize("using", USINGS)
@@ -253,19 +251,19 @@ def test_a_signal_while_the_request_is_under_way_loses_nothing(
 
 def test_a_signal_handler_that_returns_does_not_end_a_wait(server: RedisServer) -> None:
     limiter = Throttled("key", using="gcra", quota="2/s burst 1", store=RedisStore(server.url))
-    limiter.limit()
     heard: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
     try:
         since = time.monotonic()
+        limiter.limit()
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
         assert limiter.limit(timeout=30)
         took = time.monotonic() - since
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert took > 0.45
-    assert len(heard) > 3
+    assert took >= 0.5
+    assert heard
 
 
 def test_waiting_holds_up_neither_threads_nor_the_event_loop(server: RedisServer) -> None:

@@ -66,10 +66,10 @@ def test_tokens_alone_can_be_limited(service: ServiceProcess, key: str) -> None:
 
 def test_a_call_may_wait_for_its_turn_at_the_service(service: ServiceProcess, key: str) -> None:
     bucket = {"request_capacity": 1, "request_refill_rate": 2.0}
-    acquire(service, key, **bucket)
     started = time.monotonic()
+    acquire(service, key, **bucket)
     assert acquire(service, key, timeout=5, **bucket).status == 200
-    assert time.monotonic() - started > 0.4
+    assert time.monotonic() - started >= 0.5
 
 
 def test_one_rate_is_exact_however_it_is_written(service: ServiceProcess, key: str) -> None:
@@ -173,4 +173,4 @@ def test_many_who_wait_are_served_one_after_another(service: ServiceProcess, key
     for thread in threads:
         thread.join(30)
     assert len(at) == 11
-    assert max(at) - started > 0.95
+    assert max(at) - started >= 1.0

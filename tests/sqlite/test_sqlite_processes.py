@@ -23,7 +23,7 @@ from headway.algorithms import expires_ns
 from headway.asyncio import Throttled as AsyncThrottled
 from reference.strategies import USINGS
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 # Asks until it is denied often, from threads or from tasks, and prints how much it was given.
 _ASKS = """

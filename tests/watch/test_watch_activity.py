@@ -287,7 +287,7 @@ def test_a_hook_counts_the_decisions_of_a_limiter() -> None:
 
 def test_a_hook_shows_a_thread_that_waits(eventually: Eventually) -> None:
     activity = Activity()
-    throttle = Throttled(quota="2/s burst 1", hooks=[ActivityHook(activity)], timeout=20)
+    throttle = Throttled(quota="1/s burst 1", hooks=[ActivityHook(activity)], timeout=20)
     throttle.limit("k")
     waiter = threading.Thread(target=throttle.limit, args=("k",))
     waiter.start()
