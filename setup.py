@@ -170,7 +170,7 @@ setup(
             ),
             include_dirs=["src/core", "src/redis", "src/python"],
             extra_compile_args=compile_flags(),
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", "-lm"],
         )
     ],
 )

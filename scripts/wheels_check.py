@@ -89,6 +89,11 @@ def _faults_of_module(content: bytes) -> Iterator[str]:
     exported = re.findall(r"(?:FUNC|OBJECT)\s+(?:GLOBAL|WEAK)\s+DEFAULT\s+\d+\s+(\S+)", symbols)
     for name in sorted(set(exported) - {"PyInit__core"}):
         yield f"the module exports {name}, which may clash with another library's"
+    # A symbol of the C library has a version where its library is named. Without one it would be
+    # found only as long as the interpreter happens to be linked with that library.
+    undefined = re.findall(r"GLOBAL\s+DEFAULT\s+UND\s+(\S+)$", symbols, re.MULTILINE)
+    for name in sorted(n for n in undefined if "@" not in n and not re.match("_?Py", n)):
+        yield f"the module uses {name} and names no library that has it"
 
 
 def _readelf(option: str, file: str) -> str:
