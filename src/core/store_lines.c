@@ -59,7 +59,7 @@ static int64_t plan_wait(struct store *s, const struct plan *p, const struct tab
                          int64_t now) {
     int64_t longest = 0;
     for (int i = 0; i < p->count; i++) {
-        struct state state = store_state(s, p->rules[i].space, key);
+        struct state state = store_state(s, p->line_space, p->rules[i].space, key);
         int64_t wait = algorithm_wait(p->algorithm, &state, &p->rules[i].quota, rule_cost(&p->rules[i], cost), now);
         longest = wait > longest ? wait : longest;
     }
@@ -90,7 +90,7 @@ static struct state *projected_state(struct store_line *l, uint32_t space) {
         return NULL;
     }
     p->slots[p->count].space = space;
-    p->slots[p->count].state = store_state(l->store, space, &l->key);
+    p->slots[p->count].state = store_state(l->store, l->space, space, &l->key);
     return &p->slots[p->count++].state;
 }
 
@@ -165,7 +165,7 @@ static void deny(const struct plan *p, const struct table_key *key, struct store
     *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = wait_ns};
     struct decision tightest = {0}, d;
     for (int i = 0; i < p->count; i++) {
-        struct state state = store_state(s, p->rules[i].space, key);
+        struct state state = store_state(s, p->line_space, p->rules[i].space, key);
         int64_t asked = rule_cost(&p->rules[i], cost);
         algorithm_report(p->algorithm, &state, &p->rules[i].quota, asked, now, &d);
         if (i == 0 || d.retry_after_ns > tightest.retry_after_ns) {
@@ -323,7 +323,7 @@ void store_wait_cancel(struct store_waiter *w, const struct table_key *key) {
 bool store_settle(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus) {
     lock_acquire(&s->lines_lock);
     int64_t now = store_now(s);
-    bool done = store_correct(s, &p->rules[rule], key, surplus, now);
+    bool done = store_correct(s, p, rule, key, surplus, now);
     struct store_line **at = line_at(s, p->line_space, key);
     if (*at != NULL) {
         (*at)->projection.valid = false;

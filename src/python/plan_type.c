@@ -98,6 +98,13 @@ static int number_keys(PlanObject *self) {
 static PlanObject *plan_make(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
                              PyObject *quotas) {
     Py_ssize_t count = PyTuple_GET_SIZE(quotas);
+    if (store != NULL && count > store->store.table.max_keys) {
+        PyErr_Format(m->setup_error,
+                     "Invalid quota: %zd rules, but the MemoryStore holds MAX_SIZE=%lld keys and each rule needs one. "
+                     "Give it a larger MAX_SIZE.",
+                     count, (long long)store->store.table.max_keys);
+        return NULL;
+    }
     PlanObject *self = (PlanObject *)m->plan->tp_alloc(m->plan, 0);
     if (self == NULL) {
         return NULL;
