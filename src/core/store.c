@@ -20,8 +20,8 @@ static inline void shard_leave(const struct store *s, struct shard *shard) {
 
 /* All rules of a plan on one key lie in one shard, and what shares neither prefix nor algorithm in any: one key under many prefixes
  * fills no single shard. */
-static inline struct shard *shard_of(const struct store *s, uint32_t line_space, const struct table_key *key) {
-    return table_shard(&s->table, key->hash ^ line_space * UINT64_C(0x9E3779B97F4A7C15));
+static inline struct shard *shard_of(const struct store *s, const struct plan *p, const struct table_key *key) {
+    return table_shard(&s->table, key->hash ^ p->salt);
 }
 
 static struct state state_of(const struct shard *shard, uint32_t cell) {
@@ -32,7 +32,7 @@ static struct state state_of(const struct shard *shard, uint32_t cell) {
 static void decide_one(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
                        struct outcome *out) {
     const struct rule *r = &p->rules[0];
-    struct shard *shard = shard_of(s, p->line_space, key);
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     uint32_t n = table_find(shard, r->space, key);
     struct state state = state_of(shard, n);
@@ -92,7 +92,7 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
     uint32_t cells[QUOTA_RULES_MAX], fresh[QUOTA_RULES_MAX];
     const struct table_spared spared = {cells, p->count};
     int fresh_count = 0;
-    struct shard *shard = shard_of(s, p->line_space, key);
+    struct shard *shard = shard_of(s, p, key);
     bool admitted = true;
 
     *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .wait_ns = -1};
@@ -160,8 +160,8 @@ void store_peek(struct store *s, const struct plan *p, const struct table_key *k
     store_decide(s, p, key, 0, store_now(s), out);
 }
 
-struct state store_state(struct store *s, uint32_t line_space, uint32_t space, const struct table_key *key) {
-    struct shard *shard = shard_of(s, line_space, key);
+struct state store_state(struct store *s, const struct plan *p, uint32_t space, const struct table_key *key) {
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     struct state state = state_of(shard, table_find(shard, space, key));
     shard_leave(s, shard);
@@ -169,7 +169,7 @@ struct state store_state(struct store *s, uint32_t line_space, uint32_t space, c
 }
 
 void store_refund(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now) {
-    struct shard *shard = shard_of(s, p->line_space, key);
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     for (int i = 0; i < p->count; i++) {
         uint32_t n = table_find(shard, p->rules[i].space, key);
@@ -185,7 +185,7 @@ void store_refund(struct store *s, const struct plan *p, const struct table_key 
 bool store_correct(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus,
                    int64_t now) {
     const struct rule *r = &p->rules[rule];
-    struct shard *shard = shard_of(s, p->line_space, key);
+    struct shard *shard = shard_of(s, p, key);
     bool done = true;
     shard_enter(s, shard);
     uint32_t n = table_find(shard, r->space, key);
@@ -201,7 +201,7 @@ bool store_correct(struct store *s, const struct plan *p, int rule, const struct
 }
 
 void store_forget(struct store *s, const struct plan *p, const struct table_key *key) {
-    struct shard *shard = shard_of(s, p->line_space, key);
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     for (int i = 0; i < p->count; i++) {
         uint32_t n = table_find(shard, p->rules[i].space, key);

@@ -30,7 +30,8 @@ static inline int64_t rule_cost(const struct rule *r, int64_t cost) {
 struct plan {
     enum algorithm_id algorithm;
     uint32_t line_space; /* callers with the same one and the same key stand in one line */
-    int count;           /* 1 to QUOTA_RULES_MAX */
+    uint64_t salt; /* with a key's hash it picks the shard: the same for all plans of one prefix and algorithm, ever */
+    int count;     /* 1 to QUOTA_RULES_MAX */
     struct rule rules[];
 };
 

@@ -59,7 +59,7 @@ static int64_t plan_wait(struct store *s, const struct plan *p, const struct tab
                          int64_t now) {
     int64_t longest = 0;
     for (int i = 0; i < p->count; i++) {
-        struct state state = store_state(s, p->line_space, p->rules[i].space, key);
+        struct state state = store_state(s, p, p->rules[i].space, key);
         int64_t wait = algorithm_wait(p->algorithm, &state, &p->rules[i].quota, rule_cost(&p->rules[i], cost), now);
         longest = wait > longest ? wait : longest;
     }
@@ -79,7 +79,7 @@ static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
 
 /* ---- projecting ---- */
 
-static struct state *projected_state(struct store_line *l, uint32_t space) {
+static struct state *projected_state(struct store_line *l, const struct plan *plan, uint32_t space) {
     struct projection *p = &l->projection;
     for (int i = 0; i < p->count; i++) {
         if (p->slots[i].space == space) {
@@ -90,7 +90,7 @@ static struct state *projected_state(struct store_line *l, uint32_t space) {
         return NULL;
     }
     p->slots[p->count].space = space;
-    p->slots[p->count].state = store_state(l->store, l->space, space, &l->key);
+    p->slots[p->count].state = store_state(l->store, plan, space, &l->key);
     return &p->slots[p->count++].state;
 }
 
@@ -99,7 +99,7 @@ static int64_t project(struct store_line *l, const struct plan *p, int64_t cost,
     int64_t at = l->projection.from, longest = 0;
     struct state *states[QUOTA_RULES_MAX];
     for (int i = 0; i < p->count; i++) {
-        states[i] = projected_state(l, p->rules[i].space);
+        states[i] = projected_state(l, p, p->rules[i].space);
         if (states[i] == NULL) {
             return at; /* too many different rules in one line to foresee: a lower bound */
         }
@@ -165,7 +165,7 @@ static void deny(const struct plan *p, const struct table_key *key, struct store
     *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = wait_ns};
     struct decision tightest = {0}, d;
     for (int i = 0; i < p->count; i++) {
-        struct state state = store_state(s, p->line_space, p->rules[i].space, key);
+        struct state state = store_state(s, p, p->rules[i].space, key);
         int64_t asked = rule_cost(&p->rules[i], cost);
         algorithm_report(p->algorithm, &state, &p->rules[i].quota, asked, now, &d);
         if (i == 0 || d.retry_after_ns > tightest.retry_after_ns) {

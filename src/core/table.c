@@ -486,6 +486,21 @@ int64_t table_sweep(struct table *t, int64_t now) {
     return atomic_load_explicit(&t->keys, memory_order_relaxed);
 }
 
+void table_mark_spaces(struct table *t, uint64_t *bits, uint32_t count) {
+    for (uint32_t i = 0; i < t->shard_count; i++) {
+        struct shard *s = &t->shards[i];
+        lock_acquire(&s->lock);
+        for (uint32_t n = 0; n < s->cell_count; n++) {
+            uint32_t space = s->cells[n].space;
+            uint32_t number = space >> SPACE_ALGORITHM_BITS;
+            if (space < CELL_REST && number < count) {
+                bits[number / 64] |= UINT64_C(1) << number % 64;
+            }
+        }
+        lock_release(&s->lock);
+    }
+}
+
 size_t table_bytes(const struct table *t) {
     size_t bytes = t->shard_count * sizeof *t->shards;
     for (uint32_t i = 0; i < t->shard_count; i++) {

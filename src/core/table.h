@@ -122,6 +122,8 @@ int64_t table_next_expiry(const struct table *t);
 /* These take the locks themselves. */
 void table_clear(struct table *t);
 int64_t table_sweep(struct table *t, int64_t now); /* drops expired keys; how many live ones are left */
+/* Sets the bit of each space that a cell is of, by the number above its algorithm bits; `count` bits. */
+void table_mark_spaces(struct table *t, uint64_t *bits, uint32_t count);
 size_t table_bytes(const struct table *t);
 
 #endif

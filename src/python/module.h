@@ -13,6 +13,7 @@
 
 #include "bucket.h"
 #include "semaphore.h"
+#include "spaces.h"
 #include "store.h"
 
 #define FREE_RESULTS 32
@@ -94,7 +95,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     PyObject *server, *options, *clock; /* clock: a VirtualClock or NULL */
-    PyObject *spaces;                   /* name -> number, see store_space */
+    struct spaces *spaces;
     bool raise_when_full, ready, warned;
     struct store store;
 } StoreObject;
@@ -104,6 +105,8 @@ typedef struct plan_object {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
+    struct spaces *spaces;     /* of a plan for a MemoryStore: the register of its spaces, */
+    int spaces_taken;          /* and how many it uses: the line's, then those of the rules */
     struct redis_names *names; /* of a plan for Redis or an AtomicStore; else NULL, as the next four */
     struct shared_plan *shared;
     PyObject *prefix;
@@ -218,7 +221,8 @@ PyObject *result_new(struct module_state *m, PlanObject *plan, const struct outc
 PyObject *result_state(struct module_state *m, ResultObject *r);
 void result_free_list_clear(struct module_state *m);
 
-/* The number of a space of the store, made when new: `{prefix}:v1:{algorithm}`, and the rule's own tag if there are several. */
+/* The number of a space of the store, made when new: `{prefix}:v1:{algorithm}`, and the rule's own tag if there are several. It is in
+ * use until spaces_drop. */
 int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *tag, uint32_t *space);
 PyObject *default_store(struct module_state *m);
 /* After a decision: the first eviction of a live key is logged. */

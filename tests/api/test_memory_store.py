@@ -237,6 +237,40 @@ def test_a_flood_of_prefixes_does_not_free_a_limited_key(size: int) -> None:
     assert len(store) == size
 
 
+def test_prefixes_and_periods_that_are_no_longer_used_are_forgotten() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 10}, clock=VirtualClock())
+    kept = Throttled(quota="3/h", store=store, key_prefix="kept")
+    assert kept.limit("k", 3)
+    seconds = iter(range(1, 10**6))
+
+    def quota(key: str) -> str:
+        period = next(seconds)
+        return f"10/{period}s; 100/{period}m"
+
+    changing = Throttled(quota=quota, store=store)
+
+    def flood(count: int) -> None:
+        for number in range(count):
+            throttle = Throttled(quota="10/s", store=store, key_prefix=f"p{next(seconds)}")
+            assert throttle.limit(f"k{number}")
+            assert changing.limit("k")
+
+    flood(3000)
+    before = store.stats()["bytes"]
+    flood(12_000)
+    assert store.stats()["bytes"] <= before
+    assert not kept.limit("k")
+    assert not Throttled(quota="3/h", store=store, key_prefix="kept").limit("k")
+
+
+def test_a_limiter_that_is_made_anew_finds_its_counts() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 10_000}, clock=VirtualClock())
+    for number in range(5000):
+        assert Throttled(quota="1/h; 5/d", store=store, key_prefix=f"p{number}").limit("k")
+    for number in range(5000):
+        assert not Throttled(quota="1/h; 5/d", store=store, key_prefix=f"p{number}").limit("k")
+
+
 def test_a_quota_with_more_rules_than_the_store_holds_keys_is_refused() -> None:
     store = MemoryStore(options={"MAX_SIZE": 2}, clock=VirtualClock())
     with pytest.raises(SetUpError, match=r"3 rules.*MAX_SIZE=2"):
