@@ -205,6 +205,12 @@ void semaphore_wait_cancel(struct semaphore_waiter *w) {
     lock_release(&s->lock);
 }
 
+void semaphore_threads_ended(struct semaphore *s) {
+    lock_acquire(&s->lock);
+    line_threads_ended(&s->line);
+    lock_release(&s->lock);
+}
+
 static void end_and_serve(struct semaphore *s, struct lease **at) {
     lease_end(s, at);
     if (s->line.head != NULL) {

@@ -64,6 +64,10 @@ enum semaphore_end semaphore_wait_begin(struct semaphore *s, void *holder, int64
                                         struct semaphore_waiter *w, int64_t *until);
 enum semaphore_end semaphore_wait_check(struct semaphore_waiter *w, int64_t *until);
 
+/* The threads of all that wait here, but the caller's, have ended or never run again, since the interpreter ends. They leave the line,
+ * the first time that this is called. */
+void semaphore_threads_ended(struct semaphore *s);
+
 /* Either way the reference to the holder is the caller's again. */
 void semaphore_wait_cancel(struct semaphore_waiter *w);
 

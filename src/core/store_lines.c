@@ -219,6 +219,7 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
     w->cost = cost;
     w->deadline = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
     w->waiter.line = NULL;
+    w->outcome = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = -1};
 
     lock_acquire(&s->lines_lock);
     struct store_line **at = line_at(s, p->line_space, key);
@@ -375,6 +376,23 @@ void store_lines_serve(struct store *s, int64_t now) {
 
 void store_lines_serve_through(struct store *s, int64_t now) {
     serve_all(s, now, line_serve_through);
+}
+
+void store_threads_ended(struct store *s) {
+    lock_acquire(&s->lines_lock);
+    for (int i = 0; i < LINE_BUCKETS && !s->threads_ended; i++) {
+        for (struct store_line **at = &s->lines[i]; *at != NULL;) {
+            struct store_line *l = *at;
+            l->projection.valid = false;
+            line_threads_ended(&l->line);
+            drop_if_empty(s, at);
+            if (*at == l) {
+                at = &l->next;
+            }
+        }
+    }
+    s->threads_ended = true;
+    lock_release(&s->lines_lock);
 }
 
 void store_lines_forget(struct store *s) {

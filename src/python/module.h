@@ -295,6 +295,15 @@ int sleep_in_line(struct parker *parker, int64_t instant_ns);
 void raise_limited(LimiterObject *t, PyObject *result);
 PyObject *limiter_limited_error(PyObject *object, PyObject *result);
 
+/* The interpreter ends: no thread but this one ever runs Python again. */
+static inline bool interpreter_ends(void) {
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
 /* What a weak reference points to: a new reference, or NULL when it is gone. */
 static inline PyObject *weak_target(PyObject *reference) {
 #if PY_VERSION_HEX >= 0x030D0000

@@ -241,22 +241,24 @@ static PyObject *sync_enter(PyObject *object, PyObject *unused) {
         return enter_place(s, "enter");
     }
     PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
-    struct thread_wait w;
+    struct thread_wait *w = holder == NULL ? NULL : thread_wait_new();
     int64_t until;
-    if (holder == NULL) {
+    if (w == NULL) {
+        Py_XDECREF(holder);
         return NULL;
     }
-    thread_wait_init(&w);
-    int end = wait_begin_semaphore(&w.wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
+    int end = wait_begin_semaphore(&w->wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
     wait_flush(s->module);
     if (end == 0) {
-        end = thread_wait_finish(s->module, &w, until);
+        end = thread_wait_finish(s->module, w, until);
     }
+    bool refused = w->wait.refused;
+    thread_wait_free(w);
     Py_DECREF(holder);
     if (end < 0) {
         return NULL;
     }
-    if (w.wait.refused) {
+    if (refused) {
         return semaphore_raise_refused(s);
     }
     semaphore_entered(s);
