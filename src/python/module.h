@@ -12,6 +12,7 @@
 #include <structmember.h>
 
 #include "bucket.h"
+#include "permits.h"
 #include "semaphore.h"
 #include "spaces.h"
 #include "store.h"
@@ -145,7 +146,6 @@ typedef struct {
     PyObject *params, *where;
     bool ready;
     struct semaphore semaphore;
-    _Atomic int64_t lapsed; /* leases ended because their holder was gone, and no exit has come since */
 } PoolObject;
 
 typedef struct {
@@ -157,7 +157,7 @@ typedef struct {
     double max_sleep; /* seconds, 0 for no end */
     double expiry;
     int64_t max_sleep_ns, expiry_ns;
-    _Atomic int64_t entered; /* entered and not left */
+    struct permits permits; /* taken through this object, where they are in memory */
 } SemaphoreObject;
 
 /* ---- types: one file each ---- */
@@ -271,8 +271,9 @@ PyObject *call_peek(LimiterObject *t, PyObject *key);
 PyObject *call_reset(LimiterObject *t, PyObject *key);
 PyObject *call_permit(SemaphoreObject *s);
 
-/* A permit has been handed over: its lease keeps the pool alive. Or it was not to be had in time: NULL, with the exception. */
-void semaphore_entered(SemaphoreObject *s);
+/* The holder has a permit, by the lease of that number, which keeps the pool alive. -1: an exception, and the permit is given back. */
+int semaphore_entered(SemaphoreObject *s, PyObject *holder, uint64_t id);
+/* It was not to be had in time: NULL, with the exception. */
 PyObject *semaphore_raise_refused(SemaphoreObject *s);
 
 void call_free_list_clear(struct module_state *m);
@@ -282,6 +283,9 @@ void call_free_list_clear(struct module_state *m);
 PyObject *holder_thread(struct module_state *m);
 PyObject *holder_task(struct module_state *m); /* the thread, where no task of asyncio runs */
 bool holder_lives(struct module_state *m, PyObject *holder);
+/* A task that is not done, and whose coroutine is being closed or is closed: by the collector, in the midst of another task. The
+ * interpreter may still have its weak reference then. */
+bool holder_is_closing(PyObject *holder);
 extern PyMethodDef holder_functions[]; /* the same for Python */
 
 /* The running loop of asyncio: a new reference, or NULL, without an exception where none is running. */

@@ -71,15 +71,15 @@ void wait_begin_instant(struct wait *w, int64_t instant_ns, int64_t *until) {
     w->instant.until = *until = instant_ns;
 }
 
-/* Those whose lease has run out and who are no more make room. */
-static void bury_the_dead(struct module_state *m, struct semaphore *s) {
+/* The leases that have run out and whose holders are gone make room. */
+static void end_lapsed(struct module_state *m, struct semaphore *s) {
     PyObject *holder;
-    while ((holder = semaphore_lapsed(s)) != NULL) {
-        if (semaphore_judge(s, holder, holder_lives(m, holder))) {
-            PoolObject *pool = (PoolObject *)((char *)s - offsetof(PoolObject, semaphore));
-            atomic_fetch_add(&pool->lapsed, 1);
-            Py_DECREF(holder);
-            Py_DECREF(pool); /* whoever waits has another reference */
+    uint64_t id;
+    while ((holder = semaphore_lapsed(s, &id)) != NULL) {
+        PyObject *ended = semaphore_judge(s, id, holder_lives(m, holder));
+        if (ended != NULL) {
+            Py_DECREF(ended);
+            Py_DECREF((PoolObject *)((char *)s - offsetof(PoolObject, semaphore))); /* a waiter has another reference */
         }
         Py_DECREF(holder);
     }
@@ -105,7 +105,7 @@ bool wait_check(struct module_state *m, struct wait *w, int64_t *until) {
     if (w->refused) {
         return true;
     }
-    bury_the_dead(m, w->semaphore.semaphore);
+    end_lapsed(m, w->semaphore.semaphore);
     enum semaphore_end end = semaphore_wait_check(&w->semaphore, until);
     if (end == SEMAPHORE_REFUSED) {
         w->refused = true;
