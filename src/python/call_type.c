@@ -91,7 +91,8 @@ PyObject *call_reset(LimiterObject *t, PyObject *key) {
 }
 
 PyObject *call_permit(SemaphoreObject *s) {
-    PyObject *holder = holder_task(s->module); /* of the caller: asyncio.wait_for() may await it in a task that ends when it has it */
+    PyObject *holder =
+        holder_task(s->module); /* of the caller: asyncio.wait_for() may await it in a task that ends when it has it */
     return holder == NULL ? NULL : (PyObject *)call_new(s->module, CALL_PERMIT, (PyObject *)s, holder);
 }
 

@@ -206,7 +206,8 @@ PyObject *limiter_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t t
 }
 
 PyObject *limiter_limited_error(PyObject *object, PyObject *result) {
-    return PyObject_CallOneArg(((LimiterObject *)object)->module->limited_error, result);
+    const LimiterObject *t = ready_limiter(object);
+    return t == NULL ? NULL : PyObject_CallOneArg(t->module->limited_error, result);
 }
 
 void raise_limited(LimiterObject *t, PyObject *result) {

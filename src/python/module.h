@@ -196,6 +196,8 @@ extern PyMethodDef step_functions[];
 
 /* A key as the table wants it. `*owned` (NULL or a new reference) must outlive it. */
 int key_from_object(struct module_state *m, PyObject *object, struct table_key *key, PyObject **owned);
+/* 1: `*value`, or `*overflow` (-1, 1) where it does not fit; 0: not an integer; -1: an exception of its __index__. */
+int integer_from_object(PyObject *object, long long *value, int *overflow);
 int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost);
 /* Seconds to nanoseconds; -1 for not blocking, INT64_MAX for no end. */
 int timeout_from_object(struct module_state *m, PyObject *object, double *seconds, int64_t *ns);

@@ -4,7 +4,9 @@
 #define FIRST_PRUNE 64
 
 #ifdef Py_BEGIN_CRITICAL_SECTION
-#define ENTER_SECTION(self) Py_BEGIN_CRITICAL_SECTION(self)
+#define ENTER_SECTION(self)                                                                                            \
+    (void)(self); /* the macro drops it where there is a GIL */                                                        \
+    Py_BEGIN_CRITICAL_SECTION(self)
 #define LEAVE_SECTION() Py_END_CRITICAL_SECTION()
 #else
 #define ENTER_SECTION(self)                                                                                            \

@@ -13,6 +13,7 @@ static StoreObject *ready_store(PyObject *self) {
     return s;
 }
 
+/* `options` is the store's own copy: reading a size may run Python code. */
 static int read_options(struct module_state *m, PyObject *options, int64_t *max_size, PyObject **on_full) {
     PyObject *name, *value;
     Py_ssize_t at = 0;
@@ -20,10 +21,11 @@ static int read_options(struct module_state *m, PyObject *options, int64_t *max_
         if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "MAX_SIZE") == 0) {
             long long size = -1;
             int overflow = 0;
-            if (PyLong_Check(value)) {
-                size = PyLong_AsLongLongAndOverflow(value, &overflow);
+            int found = integer_from_object(value, &size, &overflow);
+            if (found < 0) {
+                return -1;
             }
-            if (overflow != 0 || size < 1 || size > TABLE_KEYS_MAX) {
+            if (found == 0 || overflow != 0 || size < 1 || size > TABLE_KEYS_MAX) {
                 PyErr_Clear();
                 PyErr_Format(m->setup_error, "Invalid option MAX_SIZE: %R, must be an integer between 1 and %lld.",
                              value, (long long)TABLE_KEYS_MAX);
@@ -62,7 +64,8 @@ static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         PyErr_Format(m->setup_error, "Invalid options: %R, must be a dict such as {'MAX_SIZE': 65536}.", options);
         return -1;
     }
-    if (options != Py_None && read_options(m, options, &max_size, &on_full) < 0) {
+    Py_XSETREF(self->options, options == Py_None ? PyDict_New() : PyDict_Copy(options));
+    if (self->options == NULL || read_options(m, self->options, &max_size, &on_full) < 0) {
         return -1;
     }
     on_full = on_full_given != NULL ? on_full_given : on_full;
@@ -79,17 +82,15 @@ static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         PyErr_Format(m->setup_error, "Invalid clock: %R, must be a VirtualClock or None.", clock);
         return -1;
     }
-    self->options = options == Py_None ? PyDict_New() : PyDict_Copy(options);
-    if (self->options == NULL) {
-        return -1;
+    if (self->spaces == NULL) {
+        self->spaces = spaces_new();
     }
-    self->spaces = spaces_new();
     if (self->spaces == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    self->server = Py_NewRef(server);
-    self->clock = clock == Py_None ? NULL : Py_NewRef(clock);
+    Py_XSETREF(self->server, Py_NewRef(server));
+    Py_XSETREF(self->clock, clock == Py_None ? NULL : Py_NewRef(clock));
     self->raise_when_full = raise;
     if (!store_init(&self->store, max_size, when_full, self->clock ? &((ClockObject *)self->clock)->clock : NULL,
                     GIL_IS_HELD, (uint32_t)((uintptr_t)self >> 4))) {
