@@ -57,6 +57,11 @@ class AtomicStore(ABC):
         """Take a decision, waiting until the store is free."""
         packed: Any = step
         self.update(step.key, packed)
+        if not step.taken:
+            raise TypeError(
+                f"{type(self).__name__}.update() returned without having called the step that it "
+                "was given"
+            )
 
     def _try_update(self, step: "Step", /) -> bool:
         """Take a decision if that blocks nobody; tell whether it was taken."""

@@ -51,7 +51,8 @@ class SharedMemoryStore(SharedValues):
 
     The memory is made when the name is first used, and stays until it is removed or the machine is
     restarted: `headway shm list`, `show` and `remove`. A process that is killed in the middle of a
-    decision leaves nothing behind, one that is stopped there holds nobody up.
+    decision leaves nothing behind, one that is stopped there holds nobody up. Truncating the file
+    while processes use it ends them with SIGBUS, as with any mapped file; removing it does not.
 
     name: 1 to 200 bytes without "/". size: bytes, or text such as "16M" (the default), from 128 KiB
     on; about 200 bytes a key and rule. What is there already keeps its size.

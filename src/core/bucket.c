@@ -96,20 +96,24 @@ static wide grains_of(const struct bucket *b, double tokens) {
     return (wide)(grains + 0.5L);
 }
 
-/* 0 when taken, else the nanoseconds until it can be. tokens <= capacity. */
-static int64_t take(struct bucket *b, double tokens, int64_t now) {
-    wide arrival = arrival_of(b, now) + grains_of(b, tokens);
+/* The nanoseconds until a bucket whose arrival time that is owes nothing beyond its capacity; 0: it does not now. */
+static int64_t wait_of(const struct bucket *b, wide arrival, int64_t now) {
     wide missing = arrival - wide_of(b->span) - ((wide)now << GRAIN_BITS);
     if (missing <= SLACK) {
-        wide_set(b->arrival, arrival);
         return 0;
     }
     wide ns = (missing - SLACK + ((wide)1 << GRAIN_BITS) - 1) >> GRAIN_BITS;
     return ns < INT64_MAX ? (int64_t)ns : INT64_MAX;
 }
 
-static void give_back(struct bucket *b, double tokens, int64_t now) {
-    wide_set(b->arrival, arrival_of(b, now) - grains_of(b, tokens));
+/* 0 when taken, else the nanoseconds until it can be. At most the capacity. */
+static int64_t take(struct bucket *b, wide grains, int64_t now) {
+    wide arrival = arrival_of(b, now) + grains;
+    int64_t wait = wait_of(b, arrival, now);
+    if (wait == 0) {
+        wide_set(b->arrival, arrival);
+    }
+    return wait;
 }
 
 /* ---- the line ---- */
@@ -117,31 +121,37 @@ static void give_back(struct bucket *b, double tokens, int64_t now) {
 static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
     struct bucket *b = ((struct bucket_line *)line)->bucket;
     struct bucket_waiter *w = (struct bucket_waiter *)waiter;
-    while (w->left > 0) {
-        double portion = w->left < b->capacity ? w->left : b->capacity;
-        int64_t wait = take(b, portion, now);
-        if (wait > 0) {
-            return wait;
+    if (!w->taking) {
+        wide grains = grains_of(b, w->tokens);
+        if (w->tokens <= b->capacity) {
+            int64_t wait = take(b, grains, now);
+            if (wait > 0) {
+                return wait;
+            }
+        } else {
+            wide_set(b->arrival, arrival_of(b, now) + grains);
         }
-        w->taken += portion;
-        w->left -= portion;
+        w->taking = true;
+        wide_set(w->taken, grains);
     }
-    return 0;
+    return wait_of(b, wide_of(b->arrival), now);
+}
+
+/* The line, if there is one; in a fork's child without those who were in it at the fork, since their threads are not here. */
+static struct bucket_line *line_of(struct bucket *b) {
+    struct bucket_line *l = b->line;
+    uint32_t current = atomic_load_explicit(&generation, memory_order_relaxed);
+    if (l != NULL && l->line.generation != current) {
+        line_forget(&l->line);
+        l->line.generation = current;
+    }
+    return l;
 }
 
 /* The line if somebody is in it. */
 static struct bucket_line *waiting(struct bucket *b) {
-    struct bucket_line *l = b->line;
-    if (l == NULL || l->line.head == NULL) {
-        return NULL;
-    }
-    if (l->line.generation != atomic_load_explicit(&generation, memory_order_relaxed)) {
-        l->line.head = l->line.tail = NULL;
-        l->line.length = 0;
-        l->line.generation = atomic_load(&generation);
-        return NULL;
-    }
-    return l;
+    struct bucket_line *l = line_of(b);
+    return l != NULL && l->line.head != NULL ? l : NULL;
 }
 
 static void moved(struct clock_listener *l, int64_t now) {
@@ -200,7 +210,7 @@ bool bucket_take(struct bucket *b, double tokens) {
         line_serve(&l->line, now);
     }
     if (l == NULL || l->line.head == NULL) {
-        taken = take(b, tokens, now) == 0;
+        taken = take(b, grains_of(b, tokens), now) == 0;
     }
     lock_release(lock_of(b));
     return taken;
@@ -218,26 +228,23 @@ double bucket_tokens(struct bucket *b) {
 
 int bucket_wait_begin(struct bucket *b, double tokens, struct bucket_waiter *w, int64_t *until) {
     w->bucket = b;
-    w->taken = 0;
-    w->left = tokens;
+    w->tokens = tokens;
+    w->taking = false;
     w->waiter.line = NULL;
+    w->waiter.served = false;
     int64_t now = now_of(b);
-    int served = 1;
+    int served = -1;
     lock_acquire(lock_of(b));
-    struct bucket_line *l = waiting(b);
-    if (l == NULL && tokens <= b->capacity && take(b, tokens, now) == 0) {
-        goto done;
-    }
-    if (b->line == NULL) {
-        b->line = line_make(b);
-        if (b->line == NULL) {
-            served = -1;
+    struct bucket_line *l = line_of(b);
+    if (l == NULL) {
+        l = b->line = line_make(b);
+        if (l == NULL) {
             goto done;
         }
     }
     w->waiter.due = INT64_MIN;
-    line_join(&b->line->line, &w->waiter);
-    line_serve(&b->line->line, now);
+    line_join(&l->line, &w->waiter);
+    line_serve(&l->line, now);
     served = w->waiter.served;
     *until = line_sleep_until(&w->waiter, now);
 done:
@@ -248,9 +255,14 @@ done:
 bool bucket_wait_check(struct bucket_waiter *w, int64_t *until) {
     struct bucket *b = w->bucket;
     lock_acquire(lock_of(b));
+    struct bucket_line *l = line_of(b);
     if (!w->waiter.served) {
         int64_t now = now_of(b);
-        line_serve(&b->line->line, now);
+        if (w->waiter.line == NULL) { /* this is a fork's child */
+            w->waiter.due = INT64_MIN;
+            line_join(&l->line, &w->waiter);
+        }
+        line_serve(&l->line, now);
         *until = line_sleep_until(&w->waiter, now);
     }
     bool served = w->waiter.served;
@@ -261,11 +273,20 @@ bool bucket_wait_check(struct bucket_waiter *w, int64_t *until) {
 void bucket_wait_cancel(struct bucket_waiter *w) {
     struct bucket *b = w->bucket;
     lock_acquire(lock_of(b));
+    struct bucket_line *l = line_of(b);
     int64_t now = now_of(b);
-    if (w->taken > 0) {
-        give_back(b, w->taken, now);
+    if (w->taking) {
+        wide_set(b->arrival, arrival_of(b, now) - wide_of(w->taken));
     }
     line_leave(&w->waiter, now);
-    line_serve(&b->line->line, now);
+    line_serve(&l->line, now);
+    lock_release(lock_of(b));
+}
+
+void bucket_threads_ended(struct bucket *b) {
+    lock_acquire(lock_of(b));
+    if (b->line != NULL) {
+        line_threads_ended(&b->line->line);
+    }
     lock_release(lock_of(b));
 }

@@ -28,7 +28,9 @@ struct bucket {
 struct bucket_waiter {
     struct waiter waiter; /* wake is the caller's */
     struct bucket *bucket;
-    double taken, left; /* more than the capacity is taken in portions */
+    double tokens;
+    bool taking;       /* its tokens are off the arrival time; served once they have arrived */
+    uint64_t taken[2]; /* what is off, in 2^-32 ns, low word first */
 };
 
 /* Installs the locks' fork handler, once. */
@@ -44,9 +46,14 @@ bool bucket_take(struct bucket *b, double tokens);
 /* What is in the bucket now. */
 double bucket_tokens(struct bucket *b);
 
-/* As the store's: false and *until while in line; true when served. No memory: -1. */
+/* As the store's: false and *until while in line; true when served. No memory: -1. `w` must stay where it is as long as it is in line,
+ * whatever becomes of its thread. More than the capacity is taken off the arrival time when the caller is at the head of the line: it
+ * is served when all of it has arrived. In a fork's child a waiter joins the line anew. */
 int bucket_wait_begin(struct bucket *b, double tokens, struct bucket_waiter *w, int64_t *until);
 bool bucket_wait_check(struct bucket_waiter *w, int64_t *until);
 void bucket_wait_cancel(struct bucket_waiter *w);
+
+/* The threads of those in line never run again: they leave the line. */
+void bucket_threads_ended(struct bucket *b);
 
 #endif

@@ -1,7 +1,12 @@
 /* Time, as one number: nanoseconds since the Unix epoch that never step.
  *
  * The reading is CLOCK_MONOTONIC plus an offset that is taken from the wall clock once, when the process starts. Windows
- * can therefore be aligned to the epoch, and a wall clock that is set later changes nothing. */
+ * can therefore be aligned to the epoch, and a wall clock that is set later changes nothing.
+ *
+ * On Linux CLOCK_MONOTONIC stands while the machine is suspended, so a quota refills late by the time of the suspension: too little is
+ * admitted, never too much. CLOCK_BOOTTIME would go on, but nothing that waits goes by it: futexes, condition variables, event loops
+ * and poll() count on CLOCK_MONOTONIC. A waiter would sleep on past its instant by the time of the suspension, and every deadline of
+ * a connection would have passed on resuming. Servers are not suspended. */
 #ifndef HEADWAY_CLOCK_H
 #define HEADWAY_CLOCK_H
 

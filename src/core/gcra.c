@@ -102,9 +102,12 @@ int64_t gcra_wait(const struct state *s, const struct quota *q, int64_t cost, in
     return ns < WAIT_NEVER ? (int64_t)ns : WAIT_NEVER - 1;
 }
 
+/* A debt of more is one of this: sums stay within 128 bits however often a debtor is charged. */
+#define MOST_UNITS ((wide)1 << 124)
+
 void gcra_refund(struct state *s, const struct quota *q, int64_t cost, int64_t now) {
     wide units = arrival_units(s, q, now) - (wide)cost * q->period_ns;
-    store_units(s, q, units > 0 ? units : 0);
+    store_units(s, q, units < 0 ? 0 : units < MOST_UNITS ? units : MOST_UNITS);
 }
 
 /* Rounded up to a multiple of min(1 s, T), then to a whole nanosecond. */

@@ -46,7 +46,11 @@ void ledger_name_copy(char to[LEDGER_NAME_MAX], const char *from) {
     for (size_t i = 0; i < length; i++) {
         hash = (hash ^ (unsigned char)from[i]) * UINT64_C(1099511628211);
     }
-    snprintf(to, LEDGER_NAME_MAX, "%.22s~%016llx", from, (unsigned long long)hash);
+    int kept = 22;
+    while (kept > 0 && ((unsigned char)from[kept] & 0xC0) == 0x80) { /* not in the midst of a character */
+        kept--;
+    }
+    snprintf(to, LEDGER_NAME_MAX, "%.*s~%016llx", kept, from, (unsigned long long)hash);
 }
 
 static bool name_is(const char *kept, const char *asked) {

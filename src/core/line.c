@@ -103,6 +103,18 @@ void line_forget(struct line *l) {
     }
 }
 
+void line_threads_ended(struct line *l) {
+    struct waiter *w = l->threads_ended ? NULL : l->head;
+    l->threads_ended = true;
+    while (w != NULL) {
+        struct waiter *next = w->next;
+        if (w->keeper == NULL) {
+            unlink_waiter(l, w);
+        }
+        w = next;
+    }
+}
+
 int64_t line_sleep_until(const struct waiter *w, int64_t now) {
     const struct line *l = w->line;
     if (l == NULL || (l->head != w && l->deputy != w)) {

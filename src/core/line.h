@@ -13,6 +13,7 @@
 
 struct line;
 
+/* In memory that stays as long as the waiter is in line, even if its thread is ended in its sleep: not on that thread's stack. */
 struct waiter {
     struct waiter *next, *prev;
     struct line *line; /* NULL once it has left */
@@ -33,6 +34,7 @@ struct line {
     struct waiter *deputy; /* the first with another keeper than the head's, where that one may be busy */
     int64_t length;
     uint32_t generation; /* of the process, for owners that forks cannot find */
+    bool threads_ended;  /* see line_threads_ended */
     /* Serves `w` now: 0; else the nanoseconds until that may be possible. */
     int64_t (*serve)(struct line *self, struct waiter *w, int64_t now);
 };
@@ -53,6 +55,10 @@ void line_leave(struct waiter *w, int64_t now);
 
 /* In a fork's child: those in line were other threads' or another loop's, and are gone. Their `line` is NULL from here on. */
 void line_forget(struct line *l);
+
+/* When the interpreter ends: every thread but the caller's has ended or will never run again. Those who wait in such threads leave the
+ * line, the first time that this is called. */
+void line_threads_ended(struct line *l);
 
 /* How long after the head should have looked its deputy does. */
 #define DEPUTY_GRACE_NS INT64_C(2000000)

@@ -16,11 +16,10 @@ static int64_t later(int64_t now, int64_t span) {
     return span > INT64_MAX - now ? INT64_MAX : now + span;
 }
 
-/* ---- leases: by holder in a hash table, by expiry in a list ---- */
+/* ---- leases: by number in a hash table, by expiry in a list ---- */
 
-static struct lease **bucket_of(struct semaphore *s, const void *holder) {
-    uint64_t h = (uint64_t)(uintptr_t)holder * UINT64_C(0x9E3779B97F4A7C15);
-    return &s->buckets[(h >> 32) & (s->bucket_count - 1)];
+static struct lease **bucket_of(struct semaphore *s, uint64_t id) {
+    return &s->buckets[id & (s->bucket_count - 1)];
 }
 
 /* Keeps chains short. Without memory they grow long, which is slow and not wrong. */
@@ -34,7 +33,7 @@ static void grow(struct semaphore *s) {
     s->buckets = buckets;
     s->bucket_count = count;
     for (struct lease *l = s->first; l != NULL; l = l->next) {
-        struct lease **at = bucket_of(s, l->holder);
+        struct lease **at = bucket_of(s, l->id);
         l->chain = *at;
         *at = l;
     }
@@ -61,7 +60,7 @@ static void lease_start(struct semaphore *s, struct lease *l, int64_t now) {
     if (s->held >= (int64_t)s->bucket_count && s->bucket_count < UINT32_C(1) << 24) {
         grow(s);
     }
-    struct lease **at = bucket_of(s, l->holder);
+    struct lease **at = bucket_of(s, l->id);
     l->chain = *at;
     *at = l;
     l->expires = later(now, l->term);
@@ -82,9 +81,10 @@ static void lease_end(struct semaphore *s, struct lease **at) {
     }
 }
 
-static struct lease **lease_of(struct semaphore *s, const void *holder, int64_t lapsed_at) {
-    struct lease **at = bucket_of(s, holder);
-    while (*at != NULL && !((*at)->holder == holder && (*at)->expires <= lapsed_at)) {
+/* The link that leads to the lease, or to NULL. */
+static struct lease **lease_of(struct semaphore *s, uint64_t id) {
+    struct lease **at = bucket_of(s, id);
+    while (*at != NULL && (*at)->id != id) {
         at = &(*at)->chain;
     }
     return at;
@@ -100,7 +100,7 @@ static struct lease *lease_make(struct semaphore *s, void *holder, int64_t term)
             return NULL;
         }
     }
-    *l = (struct lease){.holder = holder, .term = term};
+    *l = (struct lease){.holder = holder, .id = s->next_id++, .term = term};
     return l;
 }
 
@@ -141,6 +141,7 @@ enum semaphore_end semaphore_wait_begin(struct semaphore *s, void *holder, int64
         end = SEMAPHORE_NO_MEMORY;
         goto done;
     }
+    w->id = l->id;
     int64_t now = instant(s);
     if (open) {
         lease_start(s, l, now);
@@ -192,7 +193,7 @@ void semaphore_wait_cancel(struct semaphore_waiter *w) {
     lock_acquire(&s->lock);
     int64_t now = instant(s);
     if (w->waiter.served) {
-        struct lease **at = lease_of(s, w->holder, INT64_MAX);
+        struct lease **at = lease_of(s, w->id);
         if (*at != NULL) {
             lease_end(s, at);
             line_serve(&s->line, now);
@@ -205,78 +206,63 @@ void semaphore_wait_cancel(struct semaphore_waiter *w) {
     lock_release(&s->lock);
 }
 
-static void end_and_serve(struct semaphore *s, struct lease **at) {
-    lease_end(s, at);
-    if (s->line.head != NULL) {
-        line_serve(&s->line, instant(s));
-    }
-}
-
-bool semaphore_release(struct semaphore *s, void *holder) {
+void semaphore_threads_ended(struct semaphore *s) {
     lock_acquire(&s->lock);
-    struct lease **at = lease_of(s, holder, INT64_MAX);
-    bool found = *at != NULL;
-    if (found) {
-        end_and_serve(s, at);
-    }
+    line_threads_ended(&s->line);
     lock_release(&s->lock);
-    return found;
 }
 
-void *semaphore_release_oldest(struct semaphore *s) {
+void *semaphore_release(struct semaphore *s, uint64_t id) {
     lock_acquire(&s->lock);
-    void *holder = s->first == NULL ? NULL : s->first->holder;
+    struct lease **at = lease_of(s, id);
+    void *holder = *at == NULL ? NULL : (*at)->holder;
     if (holder != NULL) {
-        struct lease **at = bucket_of(s, holder);
-        while (*at != s->first) {
-            at = &(*at)->chain;
+        lease_end(s, at);
+        if (s->line.head != NULL) {
+            line_serve(&s->line, instant(s));
         }
-        end_and_serve(s, at);
     }
     lock_release(&s->lock);
     return holder;
+}
+
+bool semaphore_has(struct semaphore *s, uint64_t id) {
+    lock_acquire(&s->lock);
+    bool has = *lease_of(s, id) != NULL;
+    lock_release(&s->lock);
+    return has;
 }
 
 /* ---- the holders' lives ---- */
 
-void *semaphore_holder(struct semaphore *s, int64_t n) {
-    lock_acquire(&s->lock);
-    struct lease *l = s->first;
-    while (l != NULL && n-- > 0) {
-        l = l->next;
-    }
-    void *holder = l == NULL ? NULL : l->holder;
-    if (holder != NULL) {
-        s->keep(holder);
-    }
-    lock_release(&s->lock);
-    return holder;
-}
-
-void *semaphore_lapsed(struct semaphore *s) {
+void *semaphore_lapsed(struct semaphore *s, uint64_t *id) {
     void *holder = NULL;
     lock_acquire(&s->lock);
     if (s->line.head != NULL && s->held >= s->capacity && s->first->expires <= instant(s)) {
         holder = s->first->holder;
+        *id = s->first->id;
         s->keep(holder);
     }
     lock_release(&s->lock);
     return holder;
 }
 
-bool semaphore_judge(struct semaphore *s, void *holder, bool lives) {
+void *semaphore_judge(struct semaphore *s, uint64_t id, bool lives) {
+    void *ended = NULL;
     lock_acquire(&s->lock);
     int64_t now = instant(s);
-    struct lease **at = lease_of(s, holder, now);
+    struct lease **at = lease_of(s, id);
     struct lease *l = *at;
-    bool ended = l != NULL && !lives;
-    if (ended) {
-        lease_end(s, at);
-        line_serve(&s->line, now);
-    } else if (l != NULL) {
-        list_remove(s, l);
-        l->expires = later(now, l->term);
-        list_insert(s, l);
+    if (l != NULL && l->expires <= now) {
+        if (lives) {
+            list_remove(s, l);
+            l->expires = later(now, l->term);
+            list_insert(s, l);
+        } else {
+            ended = l->holder;
+            lease_end(s, at);
+            line_serve(&s->line, now);
+        }
     }
     lock_release(&s->lock);
     return ended;

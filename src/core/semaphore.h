@@ -12,7 +12,8 @@
  *   semaphore_wait_cancel  leaves; a permit that was just handed over is given on
  *   semaphore_release      gives a permit back: the head of the line has it at once
  *
- * Holders are the caller's pointers. With a lease a reference to its holder passes to the semaphore, and back when the lease ends. */
+ * A lease has a number of its own, by which it is given back: whose permit it is decides nothing but its life. Holders are the
+ * caller's pointers. With a lease a reference to its holder passes to the semaphore, and back when the lease ends. */
 #ifndef HEADWAY_SEMAPHORE_H
 #define HEADWAY_SEMAPHORE_H
 
@@ -25,6 +26,7 @@ struct lease {
     struct lease *chain;       /* the next under the same hash */
     struct lease *next, *prev; /* by expiry, the earliest first */
     void *holder;
+    uint64_t id;
     int64_t expires; /* an instant */
     int64_t term;    /* ns */
 };
@@ -33,7 +35,8 @@ struct semaphore {
     struct lock lock;
     int64_t capacity, held;
     struct lease *first, *last, *spare;
-    struct lease **buckets;
+    struct lease **buckets; /* by id */
+    uint64_t next_id;
     uint32_t bucket_count; /* a power of two */
     struct line line;
     struct virtual_clock *clock; /* NULL: real time; borrowed */
@@ -48,7 +51,8 @@ struct semaphore_waiter {
     struct waiter waiter; /* wake is the caller's */
     struct semaphore *semaphore;
     struct lease *lease; /* the one to be; NULL once it is the semaphore's */
-    void *holder;
+    uint64_t id;         /* its number, from the beginning on */
+    void *holder;        /* whose reference is the semaphore's once the lease is */
     int64_t deadline;
 };
 
@@ -64,22 +68,23 @@ enum semaphore_end semaphore_wait_begin(struct semaphore *s, void *holder, int64
                                         struct semaphore_waiter *w, int64_t *until);
 enum semaphore_end semaphore_wait_check(struct semaphore_waiter *w, int64_t *until);
 
+/* The threads of all that wait here, but the caller's, have ended or never run again, since the interpreter ends. They leave the line,
+ * the first time that this is called. */
+void semaphore_threads_ended(struct semaphore *s);
+
 /* Either way the reference to the holder is the caller's again. */
 void semaphore_wait_cancel(struct semaphore_waiter *w);
 
-/* Ends the youngest lease of `holder`, whose reference is the caller's again. False: there is none. */
-bool semaphore_release(struct semaphore *s, void *holder);
+/* Ends a lease: its holder, whose reference is the caller's again, or NULL where the lease has ended before. */
+void *semaphore_release(struct semaphore *s, uint64_t id);
 
-/* Ends the oldest lease of all, whoever holds it: its holder, whose reference is the caller's again, or NULL. */
-void *semaphore_release_oldest(struct semaphore *s);
+/* Whether a lease is there still. */
+bool semaphore_has(struct semaphore *s, uint64_t id);
 
-/* The holder of the n-th oldest lease, kept; NULL: there are not so many. */
-void *semaphore_holder(struct semaphore *s, int64_t n);
+/* Where somebody waits and a lease has run out: its holder, kept, and its number; else NULL. Judge it and ask again. */
+void *semaphore_lapsed(struct semaphore *s, uint64_t *id);
 
-/* Where somebody waits and a lease has run out: its holder, kept; else NULL. Judge it and ask again. */
-void *semaphore_lapsed(struct semaphore *s);
-
-/* The verdict on a holder. True: a lease has ended, and its reference is the caller's. */
-bool semaphore_judge(struct semaphore *s, void *holder, bool lives);
+/* The verdict on the holder of a lease that has run out. A holder: the lease has ended, and the reference is the caller's. */
+void *semaphore_judge(struct semaphore *s, uint64_t id, bool lives);
 
 #endif

@@ -18,6 +18,12 @@ static inline void shard_leave(const struct store *s, struct shard *shard) {
     }
 }
 
+/* All rules of a plan on one key lie in one shard, and what shares neither prefix nor algorithm in any: one key under many prefixes
+ * fills no single shard. */
+static inline struct shard *shard_of(const struct store *s, const struct plan *p, const struct table_key *key) {
+    return table_shard(&s->table, key->hash ^ p->salt);
+}
+
 static struct state state_of(const struct shard *shard, uint32_t cell) {
     return cell == CELL_NONE ? (struct state){{0, 0, 0}} : shard->cells[cell].state;
 }
@@ -26,7 +32,7 @@ static struct state state_of(const struct shard *shard, uint32_t cell) {
 static void decide_one(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
                        struct outcome *out) {
     const struct rule *r = &p->rules[0];
-    struct shard *shard = table_shard(&s->table, key->hash);
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     uint32_t n = table_find(shard, r->space, key);
     struct state state = state_of(shard, n);
@@ -34,7 +40,7 @@ static void decide_one(struct store *s, const struct plan *p, const struct table
     if (algorithm_step(p->algorithm, &state, &r->quota, cost, now)) {
         kind = OUTCOME_ADMITTED;
         if (cost > 0 && n == CELL_NONE) {
-            enum table_end end = table_insert(&s->table, shard, r->space, key, now, &n);
+            enum table_end end = table_insert(&s->table, shard, r->space, key, now, NULL, &n);
             kind = end == TABLE_OK ? OUTCOME_ADMITTED : end == TABLE_FULL ? OUTCOME_FULL : OUTCOME_NO_MEMORY;
         }
         if (cost > 0 && kind == OUTCOME_ADMITTED) {
@@ -84,8 +90,9 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
                        struct outcome *out) {
     struct state before[QUOTA_RULES_MAX], after[QUOTA_RULES_MAX];
     uint32_t cells[QUOTA_RULES_MAX], fresh[QUOTA_RULES_MAX];
+    const struct table_spared spared = {cells, p->count};
     int fresh_count = 0;
-    struct shard *shard = table_shard(&s->table, key->hash);
+    struct shard *shard = shard_of(s, p, key);
     bool admitted = true;
 
     *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .wait_ns = -1};
@@ -101,7 +108,7 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
         out->kind = OUTCOME_ADMITTED;
         for (int i = 0; cost > 0 && i < p->count && out->kind == OUTCOME_ADMITTED; i++) {
             if (cells[i] == CELL_NONE) {
-                enum table_end end = table_insert(&s->table, shard, p->rules[i].space, key, now, &cells[i]);
+                enum table_end end = table_insert(&s->table, shard, p->rules[i].space, key, now, &spared, &cells[i]);
                 if (end == TABLE_OK) {
                     fresh[fresh_count++] = cells[i];
                 } else {
@@ -153,8 +160,8 @@ void store_peek(struct store *s, const struct plan *p, const struct table_key *k
     store_decide(s, p, key, 0, store_now(s), out);
 }
 
-struct state store_state(struct store *s, uint32_t space, const struct table_key *key) {
-    struct shard *shard = table_shard(&s->table, key->hash);
+struct state store_state(struct store *s, const struct plan *p, uint32_t space, const struct table_key *key) {
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     struct state state = state_of(shard, table_find(shard, space, key));
     shard_leave(s, shard);
@@ -162,7 +169,7 @@ struct state store_state(struct store *s, uint32_t space, const struct table_key
 }
 
 void store_refund(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now) {
-    struct shard *shard = table_shard(&s->table, key->hash);
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     for (int i = 0; i < p->count; i++) {
         uint32_t n = table_find(shard, p->rules[i].space, key);
@@ -175,17 +182,18 @@ void store_refund(struct store *s, const struct plan *p, const struct table_key 
     shard_leave(s, shard);
 }
 
-bool store_correct(struct store *s, const struct rule *r, const struct table_key *key, int64_t surplus, int64_t now) {
-    enum algorithm_id algorithm = (enum algorithm_id)(r->space & ((1 << SPACE_ALGORITHM_BITS) - 1));
-    struct shard *shard = table_shard(&s->table, key->hash);
+bool store_correct(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus,
+                   int64_t now) {
+    const struct rule *r = &p->rules[rule];
+    struct shard *shard = shard_of(s, p, key);
     bool done = true;
     shard_enter(s, shard);
     uint32_t n = table_find(shard, r->space, key);
     if (n == CELL_NONE && surplus < 0) {
-        done = table_insert(&s->table, shard, r->space, key, now, &n) == TABLE_OK;
+        done = table_insert(&s->table, shard, r->space, key, now, NULL, &n) == TABLE_OK;
     }
     if (done && n != CELL_NONE) {
-        algorithm_refund(algorithm, &shard->cells[n].state, &r->quota, surplus, now);
+        algorithm_refund(p->algorithm, &shard->cells[n].state, &r->quota, surplus, now);
         table_touch(shard, &shard->cells[n], &r->quota, now);
     }
     shard_leave(s, shard);
@@ -193,7 +201,7 @@ bool store_correct(struct store *s, const struct rule *r, const struct table_key
 }
 
 void store_forget(struct store *s, const struct plan *p, const struct table_key *key) {
-    struct shard *shard = table_shard(&s->table, key->hash);
+    struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
     for (int i = 0; i < p->count; i++) {
         uint32_t n = table_find(shard, p->rules[i].space, key);

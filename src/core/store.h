@@ -30,7 +30,8 @@ static inline int64_t rule_cost(const struct rule *r, int64_t cost) {
 struct plan {
     enum algorithm_id algorithm;
     uint32_t line_space; /* callers with the same one and the same key stand in one line */
-    int count;           /* 1 to QUOTA_RULES_MAX */
+    uint64_t salt; /* with a key's hash it picks the shard: the same for all plans of one prefix and algorithm, ever */
+    int count;     /* 1 to QUOTA_RULES_MAX */
     struct rule rules[];
 };
 
@@ -51,6 +52,7 @@ struct store {
     struct table table;
     struct virtual_clock *clock; /* NULL: real time; borrowed */
     bool exclusive;              /* the callers take turns by themselves: decisions need no lock */
+    bool threads_ended;          /* see store_threads_ended */
     struct lock lines_lock;      /* taken before a shard's lock */
     _Atomic int64_t line_count;
     struct store_line *lines[LINE_BUCKETS];
@@ -95,7 +97,11 @@ void store_peek(struct store *s, const struct plan *p, const struct table_key *k
 /* Forgets the key; waiters are served from the fresh state. */
 void store_reset(struct store *s, const struct plan *p, const struct table_key *key);
 
-/* True: decided, see w->outcome. False: in line; sleep until *until at most, then store_wait_check. A wait that is known to end
+/* The threads of all that wait here, but the caller's, have ended or never run again, since the interpreter ends. They leave their lines,
+ * the first time that this is called. */
+void store_threads_ended(struct store *s);
+
+/* True: decided, see w->outcome. False: in line, and `w` stays where it is until it is decided; sleep until *until at most, then store_wait_check. A wait that is known to end
  * after `timeout_ns` is denied at once. */
 bool store_wait_begin(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
                       int64_t timeout_ns, struct store_waiter *w, int64_t *until);

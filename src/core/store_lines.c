@@ -59,7 +59,7 @@ static int64_t plan_wait(struct store *s, const struct plan *p, const struct tab
                          int64_t now) {
     int64_t longest = 0;
     for (int i = 0; i < p->count; i++) {
-        struct state state = store_state(s, p->rules[i].space, key);
+        struct state state = store_state(s, p, p->rules[i].space, key);
         int64_t wait = algorithm_wait(p->algorithm, &state, &p->rules[i].quota, rule_cost(&p->rules[i], cost), now);
         longest = wait > longest ? wait : longest;
     }
@@ -79,7 +79,7 @@ static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
 
 /* ---- projecting ---- */
 
-static struct state *projected_state(struct store_line *l, uint32_t space) {
+static struct state *projected_state(struct store_line *l, const struct plan *plan, uint32_t space) {
     struct projection *p = &l->projection;
     for (int i = 0; i < p->count; i++) {
         if (p->slots[i].space == space) {
@@ -90,7 +90,7 @@ static struct state *projected_state(struct store_line *l, uint32_t space) {
         return NULL;
     }
     p->slots[p->count].space = space;
-    p->slots[p->count].state = store_state(l->store, space, &l->key);
+    p->slots[p->count].state = store_state(l->store, plan, space, &l->key);
     return &p->slots[p->count++].state;
 }
 
@@ -99,7 +99,7 @@ static int64_t project(struct store_line *l, const struct plan *p, int64_t cost,
     int64_t at = l->projection.from, longest = 0;
     struct state *states[QUOTA_RULES_MAX];
     for (int i = 0; i < p->count; i++) {
-        states[i] = projected_state(l, p->rules[i].space);
+        states[i] = projected_state(l, p, p->rules[i].space);
         if (states[i] == NULL) {
             return at; /* too many different rules in one line to foresee: a lower bound */
         }
@@ -165,7 +165,7 @@ static void deny(const struct plan *p, const struct table_key *key, struct store
     *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = wait_ns};
     struct decision tightest = {0}, d;
     for (int i = 0; i < p->count; i++) {
-        struct state state = store_state(s, p->rules[i].space, key);
+        struct state state = store_state(s, p, p->rules[i].space, key);
         int64_t asked = rule_cost(&p->rules[i], cost);
         algorithm_report(p->algorithm, &state, &p->rules[i].quota, asked, now, &d);
         if (i == 0 || d.retry_after_ns > tightest.retry_after_ns) {
@@ -219,6 +219,7 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
     w->cost = cost;
     w->deadline = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
     w->waiter.line = NULL;
+    w->outcome = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = -1};
 
     lock_acquire(&s->lines_lock);
     struct store_line **at = line_at(s, p->line_space, key);
@@ -323,7 +324,7 @@ void store_wait_cancel(struct store_waiter *w, const struct table_key *key) {
 bool store_settle(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus) {
     lock_acquire(&s->lines_lock);
     int64_t now = store_now(s);
-    bool done = store_correct(s, &p->rules[rule], key, surplus, now);
+    bool done = store_correct(s, p, rule, key, surplus, now);
     struct store_line **at = line_at(s, p->line_space, key);
     if (*at != NULL) {
         (*at)->projection.valid = false;
@@ -375,6 +376,23 @@ void store_lines_serve(struct store *s, int64_t now) {
 
 void store_lines_serve_through(struct store *s, int64_t now) {
     serve_all(s, now, line_serve_through);
+}
+
+void store_threads_ended(struct store *s) {
+    lock_acquire(&s->lines_lock);
+    for (int i = 0; i < LINE_BUCKETS && !s->threads_ended; i++) {
+        for (struct store_line **at = &s->lines[i]; *at != NULL;) {
+            struct store_line *l = *at;
+            l->projection.valid = false;
+            line_threads_ended(&l->line);
+            drop_if_empty(s, at);
+            if (*at == l) {
+                at = &l->next;
+            }
+        }
+    }
+    s->threads_ended = true;
+    lock_release(&s->lines_lock);
 }
 
 void store_lines_forget(struct store *s) {

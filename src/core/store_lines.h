@@ -7,9 +7,10 @@
 /* store.c: decisions without a look at the lines. */
 void store_decide(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now,
                   struct outcome *out);
-struct state store_state(struct store *s, uint32_t space, const struct table_key *key);
+struct state store_state(struct store *s, const struct plan *p, uint32_t space, const struct table_key *key);
 void store_refund(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost, int64_t now);
-bool store_correct(struct store *s, const struct rule *r, const struct table_key *key, int64_t surplus, int64_t now);
+bool store_correct(struct store *s, const struct plan *p, int rule, const struct table_key *key, int64_t surplus,
+                   int64_t now);
 void store_forget(struct store *s, const struct plan *p, const struct table_key *key);
 
 /* store_lines.c */

@@ -21,7 +21,9 @@ _Static_assert(offsetof(struct cell, key) == REST_TAIL_AT + sizeof(uint16_t), "n
 #define KEYS_A_SHARD 1024
 #define SHARDS_MAX 4096
 #define SAMPLE 16
-#define NEAR_LIMIT 0.9F /* from this share on a key is worth a search for somebody else */
+#define SCAN_MOST (2 * KEYS_A_SHARD) /* cells looked at for a victim in a shard that is larger than a shard should be */
+#define EVICT_ROUNDS 64              /* over the other shards, while other threads hold their locks */
+#define NEAR_LIMIT 0.9F              /* from this share on a key is worth a search for somebody else */
 /* Long keys take more cells: on average this many a key before live keys make room for them. */
 #define CELLS_A_KEY 16
 
@@ -247,20 +249,24 @@ void table_remove(struct table *t, struct shard *s, uint32_t cell) {
 
 /* ---- making room ---- */
 
-/* Is it the key being inserted, under another space? Its hash decides: once in 2^32 a stranger is spared. */
-static bool is_kin(const struct cell *c, const struct table_key *key) {
-    return c->hash == mixed(c->space, key->hash);
+static bool is_spared(const struct table_spared *spared, uint32_t cell) {
+    for (int i = 0; spared != NULL && i < spared->count; i++) {
+        if (spared->cells[i] == cell) {
+            return true;
+        }
+    }
+    return false;
 }
 
-/* Drops every expired key of the shard but `spared`'s. How many. */
-static int64_t shard_sweep(struct table *t, struct shard *s, const struct table_key *spared, int64_t now) {
+/* Drops every expired key of the shard but those that are spared. How many. */
+static int64_t shard_sweep(struct table *t, struct shard *s, const struct table_spared *spared, int64_t now) {
     int64_t dropped = 0, next = INT64_MAX;
     for (uint32_t n = 0; n < s->cell_count; n++) {
         struct cell *c = &s->cells[n];
         if (c->space >= CELL_REST) {
             continue;
         }
-        if (c->state.word[0] <= now && (spared == NULL || !is_kin(c, spared))) {
+        if (c->state.word[0] <= now && !is_spared(spared, n)) {
             table_remove(t, s, n);
             dropped++;
         } else if (c->state.word[0] < next) {
@@ -293,16 +299,17 @@ static bool sweep_elsewhere(struct table *t, const struct shard *mine, int64_t n
 }
 
 /* The live key that makes room: the smallest share used, the least recently used among equals. */
-static uint32_t choose_victim(struct shard *s, const struct table_key *spared, int64_t now) {
+static uint32_t choose_victim(struct shard *s, const struct table_spared *spared, int64_t now) {
     uint32_t victim = CELL_NONE, seen = 0, at = s->cell_count > 0 ? next_random(s) % s->cell_count : 0;
     uint32_t stamp = (uint32_t)(now >> 20), age = 0;
     float least = 0;
     for (uint32_t i = 0; i < s->cell_count; i++) {
-        if (seen >= SAMPLE && least < NEAR_LIMIT && s->cell_count > 4 * SAMPLE) {
+        if (victim != CELL_NONE &&
+            (i >= SCAN_MOST || (seen >= SAMPLE && least < NEAR_LIMIT && s->cell_count > 4 * SAMPLE))) {
             break;
         }
         const struct cell *c = &s->cells[at];
-        if (c->space < CELL_REST && !is_kin(c, spared)) {
+        if (c->space < CELL_REST && !is_spared(spared, at)) {
             enum algorithm_id id = (enum algorithm_id)(c->space & ((1 << SPACE_ALGORITHM_BITS) - 1));
             float share = algorithm_share(id, &c->state, c->scale, now);
             uint32_t c_age = stamp - c->used;
@@ -318,33 +325,55 @@ static uint32_t choose_victim(struct shard *s, const struct table_key *spared, i
     return victim;
 }
 
-/* A live key of another shard, for the rare shard that is empty while the table is full. */
-static bool evict_elsewhere(struct table *t, const struct shard *mine, const struct table_key *spared, int64_t now) {
+enum eviction { EVICTED, NOTHING_THERE, SHARDS_BUSY };
+
+/* A live key of another shard, for the rare shard that is empty while the table is full. The other shards are only tried. */
+static enum eviction evict_elsewhere(struct table *t, const struct shard *mine, int64_t now) {
+    enum eviction end = NOTHING_THERE;
     for (uint32_t i = 0; i < t->shard_count; i++) {
         struct shard *s = &t->shards[i];
-        if (s != mine && lock_try(&s->lock)) {
-            uint32_t victim = choose_victim(s, spared, now);
-            if (victim != CELL_NONE) {
-                table_remove(t, s, victim);
-            }
-            lock_release(&s->lock);
-            if (victim != CELL_NONE) {
-                return true;
-            }
+        if (s == mine) {
+            continue;
+        }
+        if (!lock_try(&s->lock)) {
+            end = SHARDS_BUSY;
+            continue;
+        }
+        uint32_t victim = choose_victim(s, NULL, now);
+        if (victim != CELL_NONE) {
+            table_remove(t, s, victim);
+        }
+        lock_release(&s->lock);
+        if (victim != CELL_NONE) {
+            return EVICTED;
         }
     }
+    return end;
+}
+
+/* Counts a key of `wanted` cells in, if the table may hold it. No other thread ever sees more than the ceiling. */
+static bool reserve(struct table *t, uint32_t wanted) {
+    int64_t keys = atomic_load_explicit(&t->keys, memory_order_relaxed);
+    do {
+        if (keys >= t->max_keys) {
+            return false;
+        }
+    } while (
+        !atomic_compare_exchange_weak_explicit(&t->keys, &keys, keys + 1, memory_order_relaxed, memory_order_relaxed));
+    if (atomic_fetch_add_explicit(&t->cells, wanted, memory_order_relaxed) + wanted <= t->max_cells) {
+        return true;
+    }
+    atomic_fetch_sub_explicit(&t->cells, wanted, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&t->keys, 1, memory_order_relaxed);
     return false;
 }
 
-static bool over_ceiling(const struct table *t) {
-    return atomic_load_explicit(&t->keys, memory_order_relaxed) > t->max_keys ||
-           atomic_load_explicit(&t->cells, memory_order_relaxed) > t->max_cells;
-}
-
-/* The table's counts already hold the new key. False: full, and nobody may be evicted. */
-static bool make_room(struct table *t, struct shard *s, const struct table_key *key, int64_t now) {
-    while (over_ceiling(t)) {
-        if (may_expire(s, now) && shard_sweep(t, s, key, now) > 0) {
+/* Counts the new key in, once there is room. False: full, and nothing may be evicted. */
+static bool make_room(struct table *t, struct shard *s, uint32_t wanted, const struct table_spared *spared,
+                      int64_t now) {
+    int rounds = 0;
+    while (!reserve(t, wanted)) {
+        if (may_expire(s, now) && shard_sweep(t, s, spared, now) > 0) {
             continue;
         }
         if (t->shard_count > 1 && sweep_elsewhere(t, s, now)) {
@@ -353,11 +382,17 @@ static bool make_room(struct table *t, struct shard *s, const struct table_key *
         if (t->when_full == TABLE_REFUSE) {
             return false;
         }
-        uint32_t victim = choose_victim(s, key, now);
+        uint32_t victim = choose_victim(s, spared, now);
         if (victim != CELL_NONE) {
             table_remove(t, s, victim);
-        } else if (t->shard_count == 1 || !evict_elsewhere(t, s, key, now)) {
-            return true; /* the table holds nothing but this key's own rules */
+        } else {
+            enum eviction end = evict_elsewhere(t, s, now);
+            if (end == NOTHING_THERE || (end == SHARDS_BUSY && ++rounds == EVICT_ROUNDS)) {
+                return false;
+            }
+            if (end == SHARDS_BUSY) {
+                continue;
+            }
         }
         atomic_fetch_add_explicit(&t->evictions, 1, memory_order_relaxed);
     }
@@ -386,28 +421,18 @@ static void key_write(struct shard *s, uint32_t cell, const struct table_key *ke
 }
 
 enum table_end table_insert(struct table *t, struct shard *s, uint32_t space, const struct table_key *key, int64_t now,
-                            uint32_t *cell) {
+                            const struct table_spared *spared, uint32_t *cell) {
     uint32_t wanted = 1 + rest_cells(key->length);
-    enum table_end end = TABLE_OK;
-
-    atomic_fetch_add_explicit(&t->keys, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&t->cells, wanted, memory_order_relaxed);
-    if (!make_room(t, s, key, now)) {
-        end = TABLE_FULL;
-        goto undo;
+    if (!make_room(t, s, wanted, spared, now)) {
+        return TABLE_FULL;
     }
-    if (!cells_at_hand(s, wanted)) {
-        if (may_expire(s, now)) {
-            shard_sweep(t, s, key, now);
-        }
-        if (!cells_at_hand(s, wanted) && !cells_grow(s, wanted)) {
-            end = TABLE_NO_MEMORY;
-            goto undo;
-        }
+    if (!cells_at_hand(s, wanted) && may_expire(s, now)) {
+        shard_sweep(t, s, spared, now);
     }
-    if (!index_grow(s)) {
-        end = TABLE_NO_MEMORY;
-        goto undo;
+    if ((!cells_at_hand(s, wanted) && !cells_grow(s, wanted)) || !index_grow(s)) {
+        atomic_fetch_sub_explicit(&t->keys, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&t->cells, wanted, memory_order_relaxed);
+        return TABLE_NO_MEMORY;
     }
     uint32_t n = cell_take(s);
     struct cell *c = &s->cells[n];
@@ -421,11 +446,6 @@ enum table_end table_insert(struct table *t, struct shard *s, uint32_t space, co
     s->keys++;
     *cell = n;
     return TABLE_OK;
-
-undo:
-    atomic_fetch_sub_explicit(&t->keys, 1, memory_order_relaxed);
-    atomic_fetch_sub_explicit(&t->cells, wanted, memory_order_relaxed);
-    return end;
 }
 
 /* ---- the whole table ---- */
@@ -464,6 +484,21 @@ int64_t table_sweep(struct table *t, int64_t now) {
         lock_release(&s->lock);
     }
     return atomic_load_explicit(&t->keys, memory_order_relaxed);
+}
+
+void table_mark_spaces(struct table *t, uint64_t *bits, uint32_t count) {
+    for (uint32_t i = 0; i < t->shard_count; i++) {
+        struct shard *s = &t->shards[i];
+        lock_acquire(&s->lock);
+        for (uint32_t n = 0; n < s->cell_count; n++) {
+            uint32_t space = s->cells[n].space;
+            uint32_t number = space >> SPACE_ALGORITHM_BITS;
+            if (space < CELL_REST && number < count) {
+                bits[number / 64] |= UINT64_C(1) << number % 64;
+            }
+        }
+        lock_release(&s->lock);
+    }
 }
 
 size_t table_bytes(const struct table *t) {

@@ -6,13 +6,14 @@
  *
  *   table -> shard (lock, index, cells) -> cell (state, key) -> cell (rest of a long key)
  *
- * A shard is picked by the key alone, so that all spaces of a key (the rules of one quota) are under one lock. Its size is kept
- * near a thousand keys: looking through all of a shard is then a matter of a microsecond, which keeps expiry and the choice of a victim
- * exact without lists or heaps. The hash is the caller's.
+ * The caller picks a shard by a hash of its own (see table_shard), the same one for all rules of one quota on one key, so that they
+ * are under one lock. A shard's size is near a thousand keys: looking through all of a shard is then a matter of a microsecond, which
+ * keeps expiry and the choice of a victim exact without lists or heaps.
  *
- * Who makes room when the table is full: an expired key if there is one; else the key that has used the smallest share of
+ * Which key makes room when the table is full: an expired key if there is one; else the key that has used the smallest share of
  * its quota, from a sample, the least recently used among equals. While the sample holds nothing but keys near their limit, the
- * sample grows to the whole shard: a flood of fresh keys evicts its own kind and a limited key goes last. */
+ * sample grows to the whole shard: a flood of fresh keys evicts its own kind and a limited key goes last. Only the cells that the
+ * caller has found for the same decision are spared. */
 #ifndef HEADWAY_TABLE_H
 #define HEADWAY_TABLE_H
 
@@ -92,10 +93,17 @@ static inline struct shard *table_shard(const struct table *t, uint64_t hash) {
 /* The cell's number, or CELL_NONE. */
 uint32_t table_find(const struct shard *s, uint32_t space, const struct table_key *key);
 
-/* A new cell for a key that is not there, its state all zeros; sets *cell. May move the shard's cells and drop keys, but
- * never one with the same key bytes. */
+/* Cells that an insertion must not drop, by number; CELL_NONE among them is ignored. */
+struct table_spared {
+    const uint32_t *cells;
+    int count;
+};
+
+/* A new cell for a key that is not there, its state all zeros; sets *cell. May move the shard's cells, and drops keys when the table
+ * is full, but none that `spared` (NULL: none) names. TABLE_FULL: nothing may make room, under TABLE_EVICT too, where the table
+ * holds nothing but spared cells. */
 enum table_end table_insert(struct table *t, struct shard *s, uint32_t space, const struct table_key *key, int64_t now,
-                            uint32_t *cell);
+                            const struct table_spared *spared, uint32_t *cell);
 
 /* Call after a state was written: keeps what expiry and eviction need. */
 static inline void table_touch(struct shard *s, struct cell *c, const struct quota *q, int64_t now) {
@@ -114,6 +122,8 @@ int64_t table_next_expiry(const struct table *t);
 /* These take the locks themselves. */
 void table_clear(struct table *t);
 int64_t table_sweep(struct table *t, int64_t now); /* drops expired keys; how many live ones are left */
+/* Sets the bit of each space that a cell is of, by the number above its algorithm bits; `count` bits. */
+void table_mark_spaces(struct table *t, uint64_t *bits, uint32_t count);
 size_t table_bytes(const struct table *t);
 
 #endif

@@ -36,6 +36,9 @@ int atomic_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key
     PyObject *done = s == NULL             ? NULL
                      : s->deadline_ns == 0 ? PyObject_CallMethodOneArg(t->atomic, t->module->str_update, (PyObject *)s)
                                            : ask(t, "limit", s);
+    if (done != NULL && !step_was_taken(s, t->atomic)) {
+        Py_CLEAR(done);
+    }
     if (done != NULL) {
         *out = s->out;
     }

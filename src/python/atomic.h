@@ -30,6 +30,7 @@ typedef struct {
     long long deadline_ns; /* an instant until which the caller would wait; 0: not at all */
     int rule;              /* of a settlement */
     enum step_kind kind;
+    bool taken; /* the store has called it */
     /* Of the latest call: */
     char admitted;    /* or, of an undo, whether it was undone */
     long long due_ns; /* when an admitted call may go, or a denied one is to ask again; 0: neither */
@@ -45,6 +46,8 @@ StepObject *step_new(LimiterObject *t, PlanObject *plan, const struct table_key 
                      int64_t cost);
 StepObject *step_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost,
                        int64_t timeout_ns);
+/* True: the store has called the step. False: an exception, which says so. */
+bool step_was_taken(StepObject *s, PyObject *place);
 /* What the latest call has found and decided. */
 PyObject *step_state(StepObject *s, PyObject *unused);
 PyObject *step_result(StepObject *s, PyObject *unused);

@@ -110,6 +110,7 @@ static PyObject *bucket_allow(PyObject *object, PyObject *const *args, Py_ssize_
     return PyBool_FromLong(bucket_take(&self->bucket, tokens));
 }
 
+/* Never on the thread's stack: when the interpreter ends, it ends daemon threads in their sleep, and their waiters are still in line. */
 struct thread_waiter {
     struct bucket_waiter bucket; /* first: the line hands back its address */
     struct parker parker;
@@ -119,27 +120,39 @@ static void wake_thread(struct waiter *w) {
     parker_wake(&((struct thread_waiter *)w)->parker);
 }
 
+static PyObject *wait_in_line(BucketObject *self, double tokens) {
+    struct thread_waiter *w = PyMem_RawCalloc(1, sizeof *w);
+    int64_t until;
+    if (w == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (interpreter_ends()) {
+        bucket_threads_ended(&self->bucket);
+    }
+    parker_init(&w->parker);
+    waiter_init(&w->bucket.waiter, wake_thread, NULL);
+    int served = bucket_wait_begin(&self->bucket, tokens, &w->bucket, &until);
+    bool interrupted = false;
+    while (served == 0 && !interrupted) {
+        interrupted = sleep_in_line(&w->parker, self->bucket.clock == NULL ? until : PARK_FOREVER) < 0;
+        if (interrupted) {
+            bucket_wait_cancel(&w->bucket);
+        } else {
+            served = bucket_wait_check(&w->bucket, &until);
+        }
+    }
+    parker_destroy(&w->parker);
+    PyMem_RawFree(w);
+    return interrupted ? NULL : served < 0 ? PyErr_NoMemory() : Py_NewRef(Py_None);
+}
+
 static PyObject *bucket_wait(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *names) {
     BucketObject *self = ready_bucket(object);
     double tokens;
     if (self == NULL || tokens_argument(args, nargs, names, "wait", &tokens) < 0) {
         return NULL;
     }
-    struct thread_waiter w;
-    int64_t until;
-    parker_init(&w.parker);
-    waiter_init(&w.bucket.waiter, wake_thread, NULL);
-    int served = bucket_wait_begin(&self->bucket, tokens, &w.bucket, &until);
-    while (served == 0) {
-        if (sleep_in_line(&w.parker, self->bucket.clock == NULL ? until : PARK_FOREVER) < 0) {
-            bucket_wait_cancel(&w.bucket);
-            parker_destroy(&w.parker);
-            return NULL;
-        }
-        served = bucket_wait_check(&w.bucket, &until);
-    }
-    parker_destroy(&w.parker);
-    return served < 0 ? PyErr_NoMemory() : Py_NewRef(Py_None);
+    return bucket_take(&self->bucket, tokens) ? Py_NewRef(Py_None) : wait_in_line(self, tokens);
 }
 
 static PyObject *bucket_get_tokens(PyObject *object, void *unused) {
@@ -179,8 +192,8 @@ static PyMethodDef bucket_methods[] = {
     {"try_consume", WITH_KEYWORDS(bucket_allow), METH_FASTCALL | METH_KEYWORDS, "try_consume" ALLOW_DOC},
     {"wait", WITH_KEYWORDS(bucket_wait), METH_FASTCALL | METH_KEYWORDS,
      "wait($self, /, tokens=1)\n--\n\nBlocks until `tokens` are there, and takes them; first come, first served.\n\n"
-     "More than the capacity is taken in portions, as it arrives. Ctrl-C and signal handlers that raise end the wait, and\n"
-     "what was taken is given back. Raises ValueError when tokens is not positive. Source: token-bucket.md."},
+     "A call for more than the capacity ends when all of it has arrived; what arrives meanwhile is kept for it. Ctrl-C and\n"
+     "signal handlers that raise end the wait, and what was taken is given back. Raises ValueError when tokens is not positive. Source: token-bucket.md."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot bucket_slots[] = {

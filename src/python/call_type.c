@@ -91,7 +91,9 @@ PyObject *call_reset(LimiterObject *t, PyObject *key) {
 }
 
 PyObject *call_permit(SemaphoreObject *s) {
-    return (PyObject *)call_new(s->module, CALL_PERMIT, (PyObject *)s, NULL);
+    PyObject *holder =
+        holder_task(s->module); /* of the caller: asyncio.wait_for() may await it in a task that ends when it has it */
+    return holder == NULL ? NULL : (PyObject *)call_new(s->module, CALL_PERMIT, (PyObject *)s, holder);
 }
 
 PyObject *call_run(RedisStoreObject *s, struct distant *d) {
@@ -123,8 +125,7 @@ static PyObject *conclude_permit(CallObject *c, const struct wait *w) {
     if (w->refused) {
         return semaphore_raise_refused((SemaphoreObject *)c->owner);
     }
-    semaphore_entered((SemaphoreObject *)c->owner);
-    return Py_NewRef(Py_None);
+    return semaphore_entered((SemaphoreObject *)c->owner, c->key, w->semaphore.id) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *take(CallObject *c) {
@@ -280,17 +281,14 @@ static PySendResult start_limit(CallObject *c, PyObject **result) {
 static PySendResult start_permit(CallObject *c, PyObject **result) {
     SemaphoreObject *s = (SemaphoreObject *)c->owner;
     struct module_state *m = s->module;
-    PyObject *holder = holder_task(m), *loop = NULL;
+    PyObject *holder = c->key, *loop = NULL;
     PySendResult end = PYGEN_ERROR;
     int64_t until;
-    if (holder == NULL) {
-        return PYGEN_ERROR;
-    }
     struct wait now; /* for the usual case: the permit is free */
     int held = wait_begin_semaphore(&now, &s->pool->semaphore, holder, s->expiry_ns, 0, &until);
     if (held > 0 && !now.refused) {
         *result = conclude_permit(c, &now);
-        end = PYGEN_RETURN;
+        end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
     } else if (held >= 0 && call_find_loop(m, &loop) > 0) {
         TaskWaitObject *w = task_wait_new(m, c->owner, NULL, NULL, loop);
         if (w != NULL) {
@@ -307,7 +305,6 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
         wait_flush(m);
         Py_XDECREF(loop);
     }
-    Py_DECREF(holder);
     return end;
 }
 

@@ -132,13 +132,35 @@ int key_from_object(struct module_state *m, PyObject *object, struct table_key *
 
 /* ---- numbers ---- */
 
-int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
+int integer_from_object(PyObject *object, long long *value, int *overflow) {
     if (PyLong_Check(object)) {
-        int overflow;
-        long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
-        if (value == -1 && overflow == 0 && PyErr_Occurred()) {
+        *value = PyLong_AsLongLongAndOverflow(object, overflow);
+        return 1;
+    }
+    if (!PyIndex_Check(object)) {
+        return 0;
+    }
+    PyObject *number = PyNumber_Index(object); /* of NumPy's integers, say */
+    if (number == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
             return -1;
         }
+        PyErr_Clear();
+        return 0;
+    }
+    *value = PyLong_AsLongLongAndOverflow(number, overflow);
+    Py_DECREF(number);
+    return 1;
+}
+
+int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
+    int overflow = 0;
+    long long value = 0;
+    int found = integer_from_object(object, &value, &overflow);
+    if (found < 0) {
+        return -1;
+    }
+    if (found > 0) {
         if (overflow == 0 && value >= 0) {
             *cost = value;
             return 0;
@@ -163,9 +185,14 @@ int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
 }
 
 int timeout_from_object(struct module_state *m, PyObject *object, double *seconds, int64_t *ns) {
-    if (PyFloat_Check(object) || PyLong_Check(object)) {
+    const PyNumberMethods *number = Py_TYPE(object)->tp_as_number;
+    if (!PyBool_Check(object) && number != NULL && (number->nb_float != NULL || number->nb_index != NULL)) {
         double value = PyFloat_AsDouble(object);
         if (value == -1.0 && PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_OverflowError) && !PyErr_ExceptionMatches(PyExc_TypeError) &&
+                !PyErr_ExceptionMatches(PyExc_ValueError)) {
+                return -1;
+            }
             PyErr_Clear();
             value = -2;
         }
@@ -185,16 +212,15 @@ int timeout_from_object(struct module_state *m, PyObject *object, double *second
 }
 
 int instant_from_object(struct module_state *m, PyObject *object, const char *name, int64_t *ns) {
-    if (PyLong_Check(object)) {
-        int overflow;
-        long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
-        if (value == -1 && overflow == 0 && PyErr_Occurred()) {
-            return -1;
-        }
-        if (overflow == 0 && value >= 0 && value < CLOCK_END) {
-            *ns = value;
-            return 0;
-        }
+    int overflow = 0;
+    long long value = 0;
+    int found = integer_from_object(object, &value, &overflow);
+    if (found < 0) {
+        return -1;
+    }
+    if (found > 0 && overflow == 0 && value >= 0 && value < CLOCK_END) {
+        *ns = value;
+        return 0;
     }
     PyErr_Format(m->data_error, "Invalid %s: %R, must be an integer of nanoseconds from 0 to %lld.", name, object,
                  (long long)CLOCK_END - 1);

@@ -127,11 +127,25 @@ PyObject *holder_task(struct module_state *m) {
     return holder;
 }
 
-static bool is_true(PyObject *answer) {
-    bool yes = answer != NULL && PyObject_IsTrue(answer) > 0;
-    PyErr_Clear();
+/* An exception of code that a look at a holder runs, where there is one. A missing attribute says that this is no task of asyncio. What a
+ * signal handler raises meanwhile is not lost: an interrupt is raised again at the next chance, anything else is shown. */
+static void settle_error(PyObject *object) {
+    if (PyErr_Occurred() == NULL || PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+    } else if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        PyErr_Clear();
+        PyErr_SetInterrupt();
+    } else {
+        PyErr_WriteUnraisable(object);
+    }
+}
+
+/* Takes the reference over; NULL: an exception, which is settled. */
+static bool is_true(PyObject *answer, PyObject *of) {
+    int yes = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    settle_error(of);
     Py_XDECREF(answer);
-    return yes;
+    return yes > 0;
 }
 
 bool holder_lives(struct module_state *m, PyObject *holder) {
@@ -142,15 +156,50 @@ bool holder_lives(struct module_state *m, PyObject *holder) {
     bool lives = true;
     if (!Py_IS_TYPE(alive, m->thread_life)) { /* a task that is done, or whose loop is closed, will not come back */
         PyObject *loop = PyObject_CallMethod(alive, "get_loop", NULL);
-        lives = !is_true(PyObject_CallMethod(alive, "done", NULL));
+        settle_error(alive);
+        lives = !is_true(PyObject_CallMethod(alive, "done", NULL), alive);
         if (lives && loop != NULL) {
-            lives = !is_true(PyObject_CallMethod(loop, "is_closed", NULL));
+            lives = !is_true(PyObject_CallMethod(loop, "is_closed", NULL), alive);
         }
-        PyErr_Clear();
         Py_XDECREF(loop);
     }
     Py_DECREF(alive);
     return lives;
+}
+
+#define CHAIN_MOST 1000 /* coroutines that await one another */
+
+/* An attribute: a new reference, or NULL without an exception where there is none. */
+static PyObject *attribute(PyObject *object, const char *name) {
+    PyObject *value = PyObject_GetAttrString(object, name);
+    settle_error(object);
+    return value;
+}
+
+/* A task that awaits something has a future to wait for, and its coroutines are suspended; while it runs there is none. One with both, a
+ * future and a coroutine that runs or has ended, is neither: it is being destroyed. That holds whether or not the collector has
+ * cleared its weak reference by then (CPython 3.15 does so later than those before it). */
+bool holder_is_closing(PyObject *holder) {
+    PyObject *task = weak_target(holder);
+    PyObject *future = task == NULL ? NULL : attribute(task, "_fut_waiter");
+    bool closing = false;
+    if (future != NULL && future != Py_None) {
+        PyObject *coroutine = PyObject_CallMethod(task, "get_coro", NULL);
+        settle_error(task);
+        for (int i = 0; coroutine != NULL && !closing && i < CHAIN_MOST; i++) {
+            PyObject *frame = attribute(coroutine, "cr_frame"), *next = NULL;
+            if (frame != NULL) {
+                closing = frame == Py_None || is_true(attribute(coroutine, "cr_running"), coroutine);
+                next = attribute(coroutine, "cr_await");
+            }
+            Py_XDECREF(frame);
+            Py_SETREF(coroutine, next);
+        }
+        Py_XDECREF(coroutine);
+    }
+    Py_XDECREF(future);
+    Py_XDECREF(task);
+    return closing;
 }
 
 /* ---- for permits that are kept on a server, which Python looks after ---- */
@@ -163,6 +212,15 @@ static PyObject *thread_function(PyObject *module, PyObject *unused) {
 static PyObject *task_function(PyObject *module, PyObject *unused) {
     (void)unused;
     return holder_task(PyModule_GetState(module));
+}
+
+static PyObject *closing_function(PyObject *module, PyObject *holder) {
+    (void)module;
+    if (!PyWeakref_Check(holder)) {
+        PyErr_SetString(PyExc_TypeError, "a holder is a weak reference");
+        return NULL;
+    }
+    return PyBool_FromLong(holder_is_closing(holder));
 }
 
 static PyObject *lives_function(PyObject *module, PyObject *holder) {
@@ -180,6 +238,8 @@ PyMethodDef holder_functions[] = {
      "_holder_task()\n--\n\nThe running task of asyncio, by a weak reference; the thread where none runs."},
     {"_holder_lives", lives_function, METH_O,
      "_holder_lives(holder, /)\n--\n\nWhether the thread runs still; whether the task is not done and its loop open."},
+    {"_holder_is_closing", closing_function, METH_O,
+     "_holder_is_closing(holder, /)\n--\n\nWhether the task is not done and its coroutine is being closed, by the collector say."},
     {NULL, NULL, 0, NULL},
 };
 

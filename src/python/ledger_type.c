@@ -64,9 +64,27 @@ static int arguments_are(Py_ssize_t nargs, Py_ssize_t least, Py_ssize_t most, co
     return 0;
 }
 
-/* None: one request. Else a dict of what is spent. */
-static int costs_argument(PyObject *object, const char *resource, struct ledger_cost *costs, int *count) {
+static bool all_are_ints(PyObject *dict) {
+#ifdef Py_GIL_DISABLED
+    (void)dict;
+    return false; /* another thread may change it meanwhile */
+#else
+    PyObject *name, *amount;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(dict, &at, &name, &amount)) {
+        if (!PyLong_Check(amount)) {
+            return false;
+        }
+    }
+    return true;
+#endif
+}
+
+/* None: one request. Else a dict of what is spent. The names belong to `*kept` (NULL, or a new reference), or to the argument. */
+static int costs_argument(PyObject *object, const char *resource, struct ledger_cost *costs, int *count,
+                          PyObject **kept) {
     *count = 0;
+    *kept = NULL;
     if (object == Py_None) {
         costs[(*count)++] = (struct ledger_cost){"requests", resource, 1};
         return 0;
@@ -77,14 +95,25 @@ static int costs_argument(PyObject *object, const char *resource, struct ledger_
     }
     PyObject *name, *amount;
     Py_ssize_t at = 0;
-    while (PyDict_Next(object, &at, &name, &amount)) {
-        struct ledger_cost *c = &costs[*count];
-        int overflow;
-        if (text_argument(name, "the name of a cost", &c->name) < 0) {
+    if (!all_are_ints(object)) { /* __index__ of an amount is Python code, which may change the dict */
+        object = *kept = PyDict_Copy(object);
+        if (object == NULL) {
             return -1;
         }
-        long long value = PyLong_AsLongLongAndOverflow(amount, &overflow);
-        if (overflow < 0 || (overflow == 0 && value < 0)) { /* or not a number at all: -1 */
+    }
+    while (PyDict_Next(object, &at, &name, &amount)) {
+        if (*count == COSTS_MAX) { /* grown before it was copied */
+            PyErr_Format(PyExc_TypeError, "costs must be a dict of at most %d amounts", COSTS_MAX);
+            return -1;
+        }
+        struct ledger_cost *c = &costs[*count];
+        int overflow = 0;
+        long long value = -1;
+        if (text_argument(name, "the name of a cost", &c->name) < 0 ||
+            integer_from_object(amount, &value, &overflow) < 0) {
+            return -1;
+        }
+        if (overflow < 0 || (overflow == 0 && value < 0)) { /* or no integer at all */
             PyErr_Format(PyExc_ValueError, "Invalid cost of %R: %R, must be an integer of 0 or more.", name, amount);
             return -1;
         }
@@ -99,7 +128,11 @@ static int ticket_argument(PyObject *object, struct ledger_ticket *t) {
     if (PyBytes_Check(object) && PyBytes_GET_SIZE(object) >= TICKET_HEAD &&
         PyBytes_GET_SIZE(object) <= (Py_ssize_t)sizeof *t) {
         memcpy(t, PyBytes_AS_STRING(object), (size_t)PyBytes_GET_SIZE(object));
-        if (t->count >= 0 && PyBytes_GET_SIZE(object) == TICKET_HEAD + t->count * TICKET_ITEM) {
+        bool fits = t->count >= 0 && PyBytes_GET_SIZE(object) == TICKET_HEAD + t->count * TICKET_ITEM;
+        for (int i = 0; fits && i < t->count; i++) {
+            fits = t->taken[i].amount >= 0 && t->taken[i].amount <= LEDGER_AMOUNT_MAX;
+        }
+        if (fits) {
             t->resource[LEDGER_NAME_MAX - 1] = 0;
             return 0;
         }
@@ -110,9 +143,17 @@ static int ticket_argument(PyObject *object, struct ledger_ticket *t) {
 
 /* ---- methods ---- */
 
+/* A name, whatever bytes a ledger of another process has given it. */
+static PyObject *name_object(const char *name) {
+    return PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
+}
+
 static PyObject *refusal(const struct ledger_answer *a, const char *name) {
     static const char *const kinds[] = {NULL, "wait", "too_long", "never"};
-    return Py_BuildValue("(sLOz)", kinds[a->kind], (long long)a->wait_ns, a->sooner ? Py_True : Py_False, name);
+    PyObject *shown = name == NULL ? Py_NewRef(Py_None) : name_object(name);
+    return shown == NULL
+               ? NULL
+               : Py_BuildValue("(sLON)", kinds[a->kind], (long long)a->wait_ns, a->sooner ? Py_True : Py_False, shown);
 }
 
 static PyObject *ledger_reserve_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
@@ -122,10 +163,12 @@ static PyObject *ledger_reserve_method(PyObject *object, PyObject *const *args, 
     const char *resource = "";
     int64_t now, max_wait;
     int count;
+    PyObject *kept = NULL;
     if (arguments_are(nargs, 3, 4, "reserve(costs, now_ns, max_wait_ns, resource='')") < 0 ||
-        (nargs == 4 && text_argument(args[3], "resource", &resource) < 0) ||
-        costs_argument(args[0], resource, costs, &count) < 0 || ns_argument(args[1], "now_ns", &now) < 0 ||
-        ns_argument(args[2], "max_wait_ns", &max_wait) < 0) {
+        (nargs == 4 && text_argument(args[3], "resource", &resource) < 0) || ns_argument(args[1], "now_ns", &now) < 0 ||
+        ns_argument(args[2], "max_wait_ns", &max_wait) < 0 ||
+        costs_argument(args[0], resource, costs, &count, &kept) < 0) {
+        Py_XDECREF(kept);
         return NULL;
     }
     char name[LEDGER_NAME_MAX] = "";
@@ -135,6 +178,7 @@ static PyObject *ledger_reserve_method(PyObject *object, PyObject *const *args, 
         memcpy(name, l->dimensions[answer.dimension].name, sizeof name);
     }
     ledger_leave(self);
+    Py_XDECREF(kept);
     if (answer.kind != LEDGER_GRANTED) {
         return refusal(&answer, answer.dimension >= 0 ? name : NULL);
     }
@@ -290,9 +334,9 @@ static PyObject *ledger_status_method(PyObject *object, PyObject *const *args, P
     PyObject *dimensions = PyTuple_New(count);
     for (int i = 0; dimensions != NULL && i < count; i++) {
         const struct ledger_status *s = &found[i].told;
-        PyObject *item = Py_BuildValue("(ssNNNNs)", found[i].name, found[i].resource, known(s->limit, UNSAID),
-                                       known(s->remaining, UNSAID), known(s->reset_ns, 0), known(s->window_ns, UNSAID),
-                                       ledger_source_names[s->source]);
+        PyObject *item = Py_BuildValue("(NNNNNNs)", name_object(found[i].name), name_object(found[i].resource),
+                                       known(s->limit, UNSAID), known(s->remaining, UNSAID), known(s->reset_ns, 0),
+                                       known(s->window_ns, UNSAID), ledger_source_names[s->source]);
         if (item == NULL) {
             Py_CLEAR(dimensions);
             break;

@@ -13,16 +13,19 @@
 /* Waits in line as a thread. 0 with *out, or -1 when a signal handler raised; then no slot is kept. */
 static int wait_in_line(LimiterObject *t, const struct plan *plan, const struct table_key *key, int64_t cost,
                         int64_t timeout_ns, struct outcome *out) {
-    struct thread_wait w;
+    struct thread_wait *w = thread_wait_new();
     int64_t until;
     int answer = 0;
-    thread_wait_init(&w);
-    int decided = wait_begin_store(&w.wait, &t->store->store, plan, key, cost, timeout_ns, &until);
+    if (w == NULL) {
+        return -1;
+    }
+    int decided = wait_begin_store(&w->wait, &t->store->store, plan, key, cost, timeout_ns, &until);
     wait_flush(t->module);
     if (!decided) {
-        answer = thread_wait_finish(t->module, &w, until);
+        answer = thread_wait_finish(t->module, w, until);
     }
-    *out = w.wait.store.outcome;
+    *out = w->wait.store.outcome;
+    thread_wait_free(w);
     return answer;
 }
 
@@ -98,9 +101,8 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
         Py_XDECREF(owned);
         return answer;
     }
-    if (timeout_ns < 0) {
-        store_limit(&t->store->store, plan->plan, &key, cost, out);
-    } else {
+    store_limit(&t->store->store, plan->plan, &key, cost, out);
+    if (timeout_ns >= 0 && out->kind == OUTCOME_DENIED) {
         answer = wait_in_line(t, plan->plan, &key, cost, timeout_ns, out);
     }
     Py_XDECREF(owned);
@@ -204,7 +206,8 @@ PyObject *limiter_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t t
 }
 
 PyObject *limiter_limited_error(PyObject *object, PyObject *result) {
-    return PyObject_CallOneArg(((LimiterObject *)object)->module->limited_error, result);
+    const LimiterObject *t = ready_limiter(object);
+    return t == NULL ? NULL : PyObject_CallOneArg(t->module->limited_error, result);
 }
 
 void raise_limited(LimiterObject *t, PyObject *result) {

@@ -321,7 +321,8 @@ static PyObject *limiter_aenter(PyObject *object, PyObject *unused) {
 static PyObject *limiter_aexit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     (void)args;
     (void)nargs;
-    return Py_NewRef(state_of_limiter(object)->nothing);
+    const LimiterObject *t = ready_limiter(object);
+    return t == NULL ? NULL : Py_NewRef(t->module->nothing);
 }
 
 static PyObject *limiter_acquire_async(PyObject *object, PyObject *args) {

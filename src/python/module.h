@@ -12,7 +12,9 @@
 #include <structmember.h>
 
 #include "bucket.h"
+#include "permits.h"
 #include "semaphore.h"
+#include "spaces.h"
 #include "store.h"
 
 #define FREE_RESULTS 32
@@ -94,7 +96,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     PyObject *server, *options, *clock; /* clock: a VirtualClock or NULL */
-    PyObject *spaces;                   /* name -> number, see store_space */
+    struct spaces *spaces;
     bool raise_when_full, ready, warned;
     struct store store;
 } StoreObject;
@@ -104,6 +106,8 @@ typedef struct plan_object {
     PyObject_HEAD
     PyObject *quotas; /* tuple of Quota */
     struct plan *plan;
+    struct spaces *spaces;     /* of a plan for a MemoryStore: the register of its spaces, */
+    int spaces_taken;          /* and how many it uses: the line's, then those of the rules */
     struct redis_names *names; /* of a plan for Redis or an AtomicStore; else NULL, as the next four */
     struct shared_plan *shared;
     PyObject *prefix;
@@ -142,7 +146,6 @@ typedef struct {
     PyObject *params, *where;
     bool ready;
     struct semaphore semaphore;
-    _Atomic int64_t lapsed; /* leases ended because their holder was gone, and no exit has come since */
 } PoolObject;
 
 typedef struct {
@@ -154,7 +157,7 @@ typedef struct {
     double max_sleep; /* seconds, 0 for no end */
     double expiry;
     int64_t max_sleep_ns, expiry_ns;
-    _Atomic int64_t entered; /* entered and not left */
+    struct permits permits; /* taken through this object, where they are in memory */
 } SemaphoreObject;
 
 /* ---- types: one file each ---- */
@@ -193,6 +196,8 @@ extern PyMethodDef step_functions[];
 
 /* A key as the table wants it. `*owned` (NULL or a new reference) must outlive it. */
 int key_from_object(struct module_state *m, PyObject *object, struct table_key *key, PyObject **owned);
+/* 1: `*value`, or `*overflow` (-1, 1) where it does not fit; 0: not an integer; -1: an exception of its __index__. */
+int integer_from_object(PyObject *object, long long *value, int *overflow);
 int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost);
 /* Seconds to nanoseconds; -1 for not blocking, INT64_MAX for no end. */
 int timeout_from_object(struct module_state *m, PyObject *object, double *seconds, int64_t *ns);
@@ -218,7 +223,8 @@ PyObject *result_new(struct module_state *m, PlanObject *plan, const struct outc
 PyObject *result_state(struct module_state *m, ResultObject *r);
 void result_free_list_clear(struct module_state *m);
 
-/* The number of a space of the store, made when new: `{prefix}:v1:{algorithm}`, and the rule's own tag if there are several. */
+/* The number of a space of the store, made when new: `{prefix}:v1:{algorithm}`, and the rule's own tag if there are several. It is in
+ * use until spaces_drop. */
 int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *tag, uint32_t *space);
 PyObject *default_store(struct module_state *m);
 /* After a decision: the first eviction of a live key is logged. */
@@ -267,8 +273,9 @@ PyObject *call_peek(LimiterObject *t, PyObject *key);
 PyObject *call_reset(LimiterObject *t, PyObject *key);
 PyObject *call_permit(SemaphoreObject *s);
 
-/* A permit has been handed over: its lease keeps the pool alive. Or it was not to be had in time: NULL, with the exception. */
-void semaphore_entered(SemaphoreObject *s);
+/* The holder has a permit, by the lease of that number, which keeps the pool alive. -1: an exception, and the permit is given back. */
+int semaphore_entered(SemaphoreObject *s, PyObject *holder, uint64_t id);
+/* It was not to be had in time: NULL, with the exception. */
 PyObject *semaphore_raise_refused(SemaphoreObject *s);
 
 void call_free_list_clear(struct module_state *m);
@@ -278,6 +285,9 @@ void call_free_list_clear(struct module_state *m);
 PyObject *holder_thread(struct module_state *m);
 PyObject *holder_task(struct module_state *m); /* the thread, where no task of asyncio runs */
 bool holder_lives(struct module_state *m, PyObject *holder);
+/* A task that is not done, and whose coroutine is being closed or is closed: by the collector, in the midst of another task. The
+ * interpreter may still have its weak reference then. */
+bool holder_is_closing(PyObject *holder);
 extern PyMethodDef holder_functions[]; /* the same for Python */
 
 /* The running loop of asyncio: a new reference, or NULL, without an exception where none is running. */
@@ -290,6 +300,15 @@ int sleep_in_line(struct parker *parker, int64_t instant_ns);
 /* Raises what the limiter raises when it denies: LimitedError with `result`, mostly. */
 void raise_limited(LimiterObject *t, PyObject *result);
 PyObject *limiter_limited_error(PyObject *object, PyObject *result);
+
+/* The interpreter ends: no thread but this one ever runs Python again. */
+static inline bool interpreter_ends(void) {
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
 
 /* What a weak reference points to: a new reference, or NULL when it is gone. */
 static inline PyObject *weak_target(PyObject *reference) {

@@ -29,8 +29,19 @@ static int copy_name(PyObject *text, char **copy, size_t *length) {
     return 0;
 }
 
+static void drop_spaces(PlanObject *self) {
+    for (int i = 0; i < self->spaces_taken; i++) {
+        uint32_t space = i == 0 ? self->plan->line_space : self->plan->rules[i - 1].space;
+        spaces_drop(self->spaces, space >> SPACE_ALGORITHM_BITS);
+    }
+    spaces_release(self->spaces);
+}
+
 static void plan_dealloc(PlanObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    if (self->spaces != NULL) {
+        drop_spaces(self);
+    }
     if (self->names != NULL) {
         free_names(self->names);
     }
@@ -95,9 +106,39 @@ static int number_keys(PlanObject *self) {
     return 0;
 }
 
+/* Of several rules each has a space of its own; a single one has that of the line. */
+static int take_spaces(PlanObject *self, StoreObject *store, PyObject *prefix) {
+    struct plan *p = self->plan;
+    p->salt = (uint64_t)PyUnicode_Type.tp_hash(prefix) * 31 + (uint64_t)p->algorithm;
+    spaces_keep(store->spaces);
+    self->spaces = store->spaces;
+    if (store_space(store, prefix, p->algorithm, NULL, &p->line_space) < 0) {
+        return -1;
+    }
+    self->spaces_taken++;
+    p->rules[0].space = p->line_space;
+    for (int i = 0; p->count > 1 && i < p->count; i++) {
+        PyObject *tag = rule_tag(self->quotas, i);
+        int failed = tag == NULL || store_space(store, prefix, p->algorithm, tag, &p->rules[i].space) < 0;
+        Py_XDECREF(tag);
+        if (failed) {
+            return -1;
+        }
+        self->spaces_taken++;
+    }
+    return 0;
+}
+
 static PlanObject *plan_make(struct module_state *m, StoreObject *store, PyObject *prefix, enum algorithm_id algorithm,
                              PyObject *quotas) {
     Py_ssize_t count = PyTuple_GET_SIZE(quotas);
+    if (store != NULL && count > store->store.table.max_keys) {
+        PyErr_Format(m->setup_error,
+                     "Invalid quota: %zd rules, but the MemoryStore holds MAX_SIZE=%lld keys and each rule needs one. "
+                     "Give it a larger MAX_SIZE.",
+                     count, (long long)store->store.table.max_keys);
+        return NULL;
+    }
     PlanObject *self = (PlanObject *)m->plan->tp_alloc(m->plan, 0);
     if (self == NULL) {
         return NULL;
@@ -111,22 +152,12 @@ static PlanObject *plan_make(struct module_state *m, StoreObject *store, PyObjec
     self->plan->algorithm = algorithm;
     self->plan->count = (int)count;
     self->plan->line_space = (uint32_t)algorithm;
-    if (store != NULL ? store_space(store, prefix, algorithm, NULL, &self->plan->line_space) < 0
-                      : name_keys(self, prefix) < 0) {
-        goto failed;
-    }
     for (Py_ssize_t i = 0; i < count; i++) {
-        struct rule *rule = &self->plan->rules[i];
-        rule->quota = ((QuotaObject *)PyTuple_GET_ITEM(quotas, i))->quota;
-        rule->space = self->plan->line_space;
-        if (count > 1 && store != NULL) {
-            PyObject *tag = rule_tag(quotas, i);
-            int failed = tag == NULL || store_space(store, prefix, algorithm, tag, &rule->space) < 0;
-            Py_XDECREF(tag);
-            if (failed) {
-                goto failed;
-            }
-        }
+        self->plan->rules[i].quota = ((QuotaObject *)PyTuple_GET_ITEM(quotas, i))->quota;
+        self->plan->rules[i].space = self->plan->line_space;
+    }
+    if (store != NULL ? take_spaces(self, store, prefix) < 0 : name_keys(self, prefix) < 0) {
+        goto failed;
     }
     return self;
 failed:

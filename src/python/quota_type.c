@@ -48,16 +48,15 @@ static int period_from_timedelta(struct module_state *m, PyObject *object, int64
 
 static int count_from_object(struct module_state *m, PyObject *object, const char *name, int64_t least, int64_t most,
                              int64_t *value) {
-    if (PyLong_Check(object)) {
-        int overflow;
-        long long n = PyLong_AsLongLongAndOverflow(object, &overflow);
-        if (overflow == 0 && n >= least && n <= most) {
-            *value = n;
-            return 0;
-        }
-        if (n == -1 && overflow == 0 && PyErr_Occurred()) {
-            return -1;
-        }
+    int overflow = 0;
+    long long n = 0;
+    int found = integer_from_object(object, &n, &overflow);
+    if (found < 0) {
+        return -1;
+    }
+    if (found > 0 && overflow == 0 && n >= least && n <= most) {
+        *value = n;
+        return 0;
     }
     PyErr_Format(m->data_error, "Invalid %s: %R, must be an integer between %lld and %lld.", name, object,
                  (long long)least, (long long)most);

@@ -87,6 +87,10 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
 /* For what Python decides: the exception is the argument. */
 static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
     RedisStoreObject *s = (RedisStoreObject *)object;
+    if (s->server == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was not called.");
+        return NULL;
+    }
     if (!PyExceptionInstance_Check(error)) {
         PyErr_SetString(PyExc_TypeError, "_policy takes an exception");
         return NULL;

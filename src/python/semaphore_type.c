@@ -166,52 +166,112 @@ static void semaphore_dealloc(PyObject *object) {
     }
     self->pool = NULL;
     Py_CLEAR(self->place);
+    permits_clear(&self->permits);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-void semaphore_entered(SemaphoreObject *s) {
-    atomic_fetch_add(&s->entered, 1);
-    Py_INCREF(s->pool);
+/* ---- which permit ends when a block is left ---- */
+
+/* Gives a permit back, if its lease has not lapsed. */
+static void give_back(SemaphoreObject *s, uint64_t id) {
+    PyObject *holder = semaphore_release(&s->pool->semaphore, id);
+    wait_flush(s->module);
+    if (holder != NULL) {
+        Py_DECREF(holder);
+        Py_DECREF(s->pool); /* the lease's own reference; the semaphore has another */
+    }
 }
 
-/* Ends the oldest lease whose holder is gone: that holder, or NULL. */
-static PyObject *release_of_the_gone(SemaphoreObject *s) {
+static bool fits_lapsed(SemaphoreObject *s, PyObject *holder, uint64_t id) {
+    (void)holder;
+    return !semaphore_has(&s->pool->semaphore, id);
+}
+
+static bool fits_gone(SemaphoreObject *s, PyObject *holder, uint64_t id) {
+    return semaphore_has(&s->pool->semaphore, id) && !holder_lives(s->module, holder);
+}
+
+static bool fits_closing(SemaphoreObject *s, PyObject *holder, uint64_t id) {
+    (void)s;
+    (void)id;
+    return holder_is_closing(holder);
+}
+
+static bool fits_held(SemaphoreObject *s, PyObject *holder, uint64_t id) {
+    (void)holder;
+    return semaphore_has(&s->pool->semaphore, id);
+}
+
+/* Takes the oldest entry that fits. */
+static bool take_first(SemaphoreObject *s, bool (*fits)(SemaphoreObject *s, PyObject *holder, uint64_t id),
+                       uint64_t *id) {
     PyObject *holder;
-    for (int64_t n = 0; (holder = semaphore_holder(&s->pool->semaphore, n)) != NULL; n++) {
-        bool ended = !holder_lives(s->module, holder) && semaphore_release(&s->pool->semaphore, holder);
+    int64_t order = -1;
+    while ((holder = permits_next(&s->permits, (PyObject *)s, &order, id)) != NULL) {
+        bool found = fits(s, holder, *id) && permits_take(&s->permits, (PyObject *)s, order);
         Py_DECREF(holder);
-        if (ended) {
-            return holder; /* by the lease's own reference */
+        if (found) {
+            return true;
         }
     }
-    return NULL;
+    return false;
 }
 
-/* The permit that the holder has. Where another leaves than entered (a coroutine that is destroyed leaves in nobody's task), it is the
- * permit of one who is gone, unless one has lapsed meanwhile: then that was it. Failing these (a stack of contexts that was handed
- * on), it is the oldest. `destroyed`: a coroutine is being closed, perhaps by the collector in the midst of another task, whose own
- * permit it must not give away. */
-static void leave(SemaphoreObject *s, PyObject *holder, bool destroyed) {
-    struct semaphore *permits = &s->pool->semaphore;
-    PyObject *ended = NULL;
-    if (atomic_load(&s->entered) <= 0) {
-        return;
+/* Holders that ended without leaving may never do so: their entries are forgotten when there are many. Of tasks some are kept, since a
+ * coroutine that is closed late leaves then. */
+#define LAPSED_KEPT 1000
+static void prune(SemaphoreObject *s, bool of_tasks) {
+    PyObject *holder;
+    int64_t order = -1, spared = 0, lapsed = 0;
+    uint64_t id;
+    while ((holder = permits_next(&s->permits, (PyObject *)s, &order, &id)) != NULL) {
+        lapsed += !semaphore_has(&s->pool->semaphore, id);
+        Py_DECREF(holder);
     }
-    atomic_fetch_sub(&s->entered, 1);
-    if (destroyed && (ended = release_of_the_gone(s)) != NULL) {
-        /* that was it */
-    } else if (semaphore_release(permits, holder)) {
-        ended = holder;
-    } else if (atomic_load(&s->pool->lapsed) > 0) {
-        atomic_fetch_sub(&s->pool->lapsed, 1);
-    } else if ((ended = release_of_the_gone(s)) == NULL) {
-        ended = semaphore_release_oldest(permits);
+    spared = of_tasks ? LAPSED_KEPT : 0;
+    for (order = -1; lapsed > spared && (holder = permits_next(&s->permits, (PyObject *)s, &order, &id)) != NULL;) {
+        if (!semaphore_has(&s->pool->semaphore, id)) {
+            permits_take(&s->permits, (PyObject *)s, order);
+            lapsed--;
+        }
+        Py_DECREF(holder);
     }
-    wait_flush(s->module);
-    if (ended != NULL) {
-        Py_DECREF(ended);
-        Py_DECREF(s->pool); /* the lease's own reference; the semaphore has another */
+    permits_pruned(&s->permits);
+}
+
+int semaphore_entered(SemaphoreObject *s, PyObject *holder, uint64_t id) {
+    Py_INCREF(s->pool); /* of the lease */
+    if (permits_are_many(&s->permits)) {
+        prune(s, PyObject_TypeCheck((PyObject *)s, s->module->async_semaphore));
+    }
+    if (permits_add(&s->permits, (PyObject *)s, holder, id)) {
+        return 0;
+    }
+    give_back(s, id);
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* A thread leaves: its own youngest permit ends. Where another leaves than entered (a stack of contexts that was handed on), it is that
+ * of one who is gone, else the oldest. What has lapsed is free already. */
+static void leave_thread(SemaphoreObject *s, PyObject *holder) {
+    uint64_t id;
+    if (permits_take_own(&s->permits, (PyObject *)s, holder, &id) || take_first(s, fits_gone, &id) ||
+        take_first(s, fits_held, &id)) {
+        give_back(s, id);
+    }
+}
+
+/* A task leaves: the same, but a task that has ended may well have handed its context on, so a leave by another is first taken for that
+ * of one whose lease has lapsed. `destroyed`: a coroutine is being closed, perhaps by the collector in the midst of another task,
+ * whose own permit it must not give away: then it is that of the task which is being closed, else of one who is gone. */
+static void leave_task(SemaphoreObject *s, PyObject *holder, bool destroyed) {
+    uint64_t id;
+    if ((destroyed && (take_first(s, fits_closing, &id) || take_first(s, fits_gone, &id))) ||
+        permits_take_own(&s->permits, (PyObject *)s, holder, &id) || take_first(s, fits_lapsed, &id) ||
+        take_first(s, fits_gone, &id) || take_first(s, fits_held, &id)) {
+        give_back(s, id);
     }
 }
 
@@ -241,26 +301,26 @@ static PyObject *sync_enter(PyObject *object, PyObject *unused) {
         return enter_place(s, "enter");
     }
     PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
-    struct thread_wait w;
+    struct thread_wait *w = holder == NULL ? NULL : thread_wait_new();
     int64_t until;
-    if (holder == NULL) {
+    if (w == NULL) {
+        Py_XDECREF(holder);
         return NULL;
     }
-    thread_wait_init(&w);
-    int end = wait_begin_semaphore(&w.wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
+    int end = wait_begin_semaphore(&w->wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
     wait_flush(s->module);
     if (end == 0) {
-        end = thread_wait_finish(s->module, &w, until);
+        end = thread_wait_finish(s->module, w, until);
     }
+    PyObject *answer = NULL;
+    if (end >= 0 && w->wait.refused) {
+        answer = semaphore_raise_refused(s);
+    } else if (end >= 0 && semaphore_entered(s, holder, w->wait.semaphore.id) == 0) {
+        answer = Py_NewRef(Py_None);
+    }
+    thread_wait_free(w);
     Py_DECREF(holder);
-    if (end < 0) {
-        return NULL;
-    }
-    if (w.wait.refused) {
-        return semaphore_raise_refused(s);
-    }
-    semaphore_entered(s);
-    Py_RETURN_NONE;
+    return answer;
 }
 
 static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
@@ -272,7 +332,7 @@ static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t n
     if (holder == NULL) {
         return NULL;
     }
-    leave(s, holder, false);
+    leave_thread(s, holder);
     Py_DECREF(holder);
     Py_RETURN_NONE;
 }
@@ -294,7 +354,7 @@ static PyObject *async_exit(PyObject *object, PyObject *const *args, Py_ssize_t 
     if (holder == NULL) {
         return NULL;
     }
-    leave(s, holder, destroyed);
+    leave_task(s, holder, destroyed);
     Py_DECREF(holder);
     return Py_NewRef(s->module->nothing);
 }

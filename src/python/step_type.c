@@ -230,6 +230,7 @@ static void run_undo(StepObject *s, struct state *found) {
 
 void step_change(void *context, struct state *states) {
     StepObject *s = context;
+    s->taken = true;
     size_t size = (size_t)s->plan->plan->count * sizeof *states;
     if (s->kind == STEP_RESET) {
         memset(states, 0, size);
@@ -352,21 +353,33 @@ static PyObject *step_call(PyObject *object, PyObject *args, PyObject *kwargs) {
         }
         made = write_states(s, old, apart, s->before, s->after);
     }
+    s->taken = s->taken || made != NULL;
     return made == NULL ? NULL : Py_BuildValue("(NO)", made, Py_None);
 }
 
 /* ---- what headway._atomic asks ---- */
 
+bool step_was_taken(StepObject *s, PyObject *place) {
+    if (!s->taken) {
+        PyErr_Format(PyExc_TypeError, "%s.update() returned without having called the step that it was given",
+                     place != NULL ? type_short_name(Py_TYPE(place)) : "the store's");
+    }
+    return s->taken;
+}
+
 PyObject *step_state(StepObject *s, PyObject *unused) {
     (void)unused;
     struct decision d;
+    if (!step_was_taken(s, NULL)) {
+        return NULL;
+    }
     plan_report(s->plan, &s->out, &d);
     return state_new(s->module, &d);
 }
 
 PyObject *step_result(StepObject *s, PyObject *unused) {
     (void)unused;
-    return result_new(s->module, s->plan, &s->out);
+    return step_was_taken(s, NULL) ? result_new(s->module, s->plan, &s->out) : NULL;
 }
 
 static PyObject *step_undo(PyObject *object, PyObject *unused) {
@@ -426,6 +439,7 @@ static PyMemberDef step_members[] = {
     {"cost", T_LONGLONG, offsetof(StepObject, cost), READONLY, NULL},
     {"deadline_ns", T_LONGLONG, offsetof(StepObject, deadline_ns), READONLY, "Until when to wait; 0: not at all."},
     {"admitted", T_BOOL, offsetof(StepObject, admitted), READONLY, "Of an undo: whether it was undone."},
+    {"taken", T_BOOL, offsetof(StepObject, taken), READONLY, "Whether the store has called it."},
     {"due_ns", T_LONGLONG, offsetof(StepObject, due_ns), READONLY,
      "When an admitted call may go, or a denied one is to ask again; 0 for neither."},
     {NULL, 0, 0, 0, NULL},

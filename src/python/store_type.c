@@ -13,6 +13,7 @@ static StoreObject *ready_store(PyObject *self) {
     return s;
 }
 
+/* `options` is the store's own copy: reading a size may run Python code. */
 static int read_options(struct module_state *m, PyObject *options, int64_t *max_size, PyObject **on_full) {
     PyObject *name, *value;
     Py_ssize_t at = 0;
@@ -20,10 +21,11 @@ static int read_options(struct module_state *m, PyObject *options, int64_t *max_
         if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "MAX_SIZE") == 0) {
             long long size = -1;
             int overflow = 0;
-            if (PyLong_Check(value)) {
-                size = PyLong_AsLongLongAndOverflow(value, &overflow);
+            int found = integer_from_object(value, &size, &overflow);
+            if (found < 0) {
+                return -1;
             }
-            if (overflow != 0 || size < 1 || size > TABLE_KEYS_MAX) {
+            if (found == 0 || overflow != 0 || size < 1 || size > TABLE_KEYS_MAX) {
                 PyErr_Clear();
                 PyErr_Format(m->setup_error, "Invalid option MAX_SIZE: %R, must be an integer between 1 and %lld.",
                              value, (long long)TABLE_KEYS_MAX);
@@ -62,7 +64,8 @@ static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         PyErr_Format(m->setup_error, "Invalid options: %R, must be a dict such as {'MAX_SIZE': 65536}.", options);
         return -1;
     }
-    if (options != Py_None && read_options(m, options, &max_size, &on_full) < 0) {
+    Py_XSETREF(self->options, options == Py_None ? PyDict_New() : PyDict_Copy(options));
+    if (self->options == NULL || read_options(m, self->options, &max_size, &on_full) < 0) {
         return -1;
     }
     on_full = on_full_given != NULL ? on_full_given : on_full;
@@ -79,13 +82,15 @@ static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
         PyErr_Format(m->setup_error, "Invalid clock: %R, must be a VirtualClock or None.", clock);
         return -1;
     }
-    self->options = options == Py_None ? PyDict_New() : PyDict_Copy(options);
-    self->spaces = PyDict_New();
-    if (self->options == NULL || self->spaces == NULL) {
+    if (self->spaces == NULL) {
+        self->spaces = spaces_new();
+    }
+    if (self->spaces == NULL) {
+        PyErr_NoMemory();
         return -1;
     }
-    self->server = Py_NewRef(server);
-    self->clock = clock == Py_None ? NULL : Py_NewRef(clock);
+    Py_XSETREF(self->server, Py_NewRef(server));
+    Py_XSETREF(self->clock, clock == Py_None ? NULL : Py_NewRef(clock));
     self->raise_when_full = raise;
     if (!store_init(&self->store, max_size, when_full, self->clock ? &((ClockObject *)self->clock)->clock : NULL,
                     GIL_IS_HELD, (uint32_t)((uintptr_t)self >> 4))) {
@@ -100,14 +105,13 @@ static int store_traverse(StoreObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->server);
     Py_VISIT(self->options);
-    Py_VISIT(self->spaces);
     return 0;
 }
 
 static int store_gc_clear(StoreObject *self) {
     Py_CLEAR(self->server);
     Py_CLEAR(self->options);
-    return 0; /* `spaces` holds texts and numbers only, and is needed as long as the store lives */
+    return 0;
 }
 
 static void store_dealloc(StoreObject *self) {
@@ -121,32 +125,33 @@ static void store_dealloc(StoreObject *self) {
     }
     Py_CLEAR(self->server);
     Py_CLEAR(self->options);
-    Py_CLEAR(self->spaces);
+    if (self->spaces != NULL) {
+        spaces_release(self->spaces);
+    }
     Py_CLEAR(self->clock);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *tag, uint32_t *space) {
-    PyObject *name = tag == NULL ? PyUnicode_FromFormat("%U:v1:%s", prefix, algorithm_names[algorithm])
+    PyObject *text = tag == NULL ? PyUnicode_FromFormat("%U:v1:%s", prefix, algorithm_names[algorithm])
                                  : PyUnicode_FromFormat("%U:v1:%s\n%U", prefix, algorithm_names[algorithm], tag);
+    PyObject *name = text == NULL ? NULL : PyUnicode_AsEncodedString(text, "utf-8", "surrogatepass");
+    Py_XDECREF(text);
     if (name == NULL) {
         return -1;
     }
-    PyObject *fresh = PyLong_FromSsize_t(PyDict_GET_SIZE(s->spaces));
-    PyObject *number = fresh == NULL ? NULL : PyDict_SetDefault(s->spaces, name, fresh);
+    uint32_t number = 0;
+    enum spaces_end end = spaces_take(s->spaces, &s->store.table, PyBytes_AS_STRING(name),
+                                      (size_t)PyBytes_GET_SIZE(name), store_now(&s->store), &number);
     Py_DECREF(name);
-    long long n = number == NULL ? -1 : PyLong_AsLongLong(number);
-    Py_XDECREF(fresh);
-    if (n < 0) {
-        return -1;
-    }
-    if (n >= SPACE_MAX) {
+    if (end == SPACES_FULL) {
         PyErr_SetString(PyExc_OverflowError, "A MemoryStore holds at most 2**28 different prefixes and rules.");
-        return -1;
+    } else if (end == SPACES_NO_MEMORY) {
+        PyErr_NoMemory();
     }
-    *space = (uint32_t)n << SPACE_ALGORITHM_BITS | (uint32_t)algorithm;
-    return 0;
+    *space = number << SPACE_ALGORITHM_BITS | (uint32_t)algorithm;
+    return end == SPACES_OK ? 0 : -1;
 }
 
 PyObject *default_store(struct module_state *m) {
@@ -176,7 +181,7 @@ static PyObject *store_stats(PyObject *object, PyObject *unused) {
     long long keys = table_sweep(&self->store.table, store_now(&self->store));
     return Py_BuildValue("{sLsLsLsn}", "keys", keys, "max_size", (long long)self->store.table.max_keys, "evictions",
                          (long long)atomic_load(&self->store.table.evictions), "bytes",
-                         (Py_ssize_t)table_bytes(&self->store.table));
+                         (Py_ssize_t)(table_bytes(&self->store.table) + spaces_bytes(self->spaces)));
 }
 
 static PyObject *store_clear_all(PyObject *object, PyObject *unused) {
@@ -237,7 +242,8 @@ static PyGetSetDef store_attributes[] = {
 };
 static PyMethodDef store_methods[] = {
     {"stats", store_stats, METH_NOARGS,
-     "stats($self, /)\n--\n\nA dict: keys (live ones), max_size, evictions, bytes (of the table)."},
+     "stats($self, /)\n--\n\nA dict: keys (live ones), max_size, evictions, bytes (of the table and of the names of\n"
+     "prefixes and rules)."},
     {"clear", store_clear_all, METH_NOARGS, "clear($self, /)\n--\n\nForgets every key and gives the memory back."},
     {NULL, NULL, 0, NULL},
 };

@@ -13,12 +13,18 @@ int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, cons
                      int64_t timeout_ns, int64_t *until) {
     w->kind = WAIT_STORE;
     w->key = *key;
+    if (interpreter_ends()) {
+        store_threads_ended(s);
+    }
     return store_wait_begin(s, p, key, cost, timeout_ns, &w->store, until);
 }
 
 int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, int64_t term_ns, int64_t timeout_ns,
                          int64_t *until) {
     w->kind = WAIT_SEMAPHORE;
+    if (interpreter_ends()) {
+        semaphore_threads_ended(s);
+    }
     enum semaphore_end end = semaphore_wait_begin(s, Py_NewRef(holder), term_ns, timeout_ns, &w->semaphore, until);
     w->refused = end == SEMAPHORE_REFUSED;
     if (end == SEMAPHORE_HELD || end == SEMAPHORE_WAITING) {
@@ -65,15 +71,15 @@ void wait_begin_instant(struct wait *w, int64_t instant_ns, int64_t *until) {
     w->instant.until = *until = instant_ns;
 }
 
-/* Those whose lease has run out and who are no more make room. */
-static void bury_the_dead(struct module_state *m, struct semaphore *s) {
+/* The leases that have run out and whose holders are gone make room. */
+static void end_lapsed(struct module_state *m, struct semaphore *s) {
     PyObject *holder;
-    while ((holder = semaphore_lapsed(s)) != NULL) {
-        if (semaphore_judge(s, holder, holder_lives(m, holder))) {
-            PoolObject *pool = (PoolObject *)((char *)s - offsetof(PoolObject, semaphore));
-            atomic_fetch_add(&pool->lapsed, 1);
-            Py_DECREF(holder);
-            Py_DECREF(pool); /* whoever waits has another reference */
+    uint64_t id;
+    while ((holder = semaphore_lapsed(s, &id)) != NULL) {
+        PyObject *ended = semaphore_judge(s, id, holder_lives(m, holder));
+        if (ended != NULL) {
+            Py_DECREF(ended);
+            Py_DECREF((PoolObject *)((char *)s - offsetof(PoolObject, semaphore))); /* a waiter has another reference */
         }
         Py_DECREF(holder);
     }
@@ -99,7 +105,7 @@ bool wait_check(struct module_state *m, struct wait *w, int64_t *until) {
     if (w->refused) {
         return true;
     }
-    bury_the_dead(m, w->semaphore.semaphore);
+    end_lapsed(m, w->semaphore.semaphore);
     enum semaphore_end end = semaphore_wait_check(&w->semaphore, until);
     if (end == SEMAPHORE_REFUSED) {
         w->refused = true;
@@ -139,10 +145,20 @@ static void wake_thread(struct waiter *w) {
     parker_wake(&((struct thread_wait *)w)->parker);
 }
 
-void thread_wait_init(struct thread_wait *w) {
+struct thread_wait *thread_wait_new(void) {
+    struct thread_wait *w = PyMem_RawCalloc(1, sizeof *w);
+    if (w == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     waiter_init(&w->wait.waiter, wake_thread, NULL);
-    w->wait.refused = false;
     parker_init(&w->parker);
+    return w;
+}
+
+void thread_wait_free(struct thread_wait *w) {
+    parker_destroy(&w->parker);
+    PyMem_RawFree(w);
 }
 
 int sleep_in_line(struct parker *parker, int64_t instant_ns) {
@@ -174,6 +190,5 @@ int thread_wait_finish(struct module_state *m, struct thread_wait *w, int64_t un
             break;
         }
     } while (true);
-    parker_destroy(&w->parker);
     return answer;
 }

@@ -59,7 +59,10 @@ struct thread_wait {
     struct parker parker;
 };
 
-void thread_wait_init(struct thread_wait *w);
+/* Never on the thread's stack: when the interpreter ends, it ends daemon threads in their sleep, and their waiters are still in line.
+ * NULL: an exception. */
+struct thread_wait *thread_wait_new(void);
+void thread_wait_free(struct thread_wait *w);
 /* Sleeps, without the GIL, until it is decided. -1 when a signal handler raised: then nothing is kept. */
 int thread_wait_finish(struct module_state *m, struct thread_wait *w, int64_t until);
 

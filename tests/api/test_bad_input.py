@@ -294,3 +294,67 @@ def test_a_store_that_is_none_is_refused_with_its_value(store: Any) -> None:
     with pytest.raises((SetUpError, DataError, TypeError)) as caught:
         Throttled(store=store)
     assert len(str(caught.value)) > 20
+
+
+class Whole:
+    """What NumPy's integers and others offer: __index__ and nothing else."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"Whole({self.value})"
+
+
+class Real:
+    """What decimals and NumPy's floats offer: __float__."""
+
+    def __float__(self) -> float:
+        return 0.25
+
+
+class Broken:
+    """Its conversion fails with an error of its own."""
+
+    def __index__(self) -> int:
+        raise ZeroDivisionError("own")
+
+
+def test_whatever_is_an_integer_is_one(throttle: Throttled) -> None:
+    assert throttle.limit("key", Whole(2)).state.remaining == 5  # type: ignore[arg-type]
+    refused(
+        lambda: throttle.limit("key", Whole(-1)),  # type: ignore[arg-type]
+        "Invalid cost: Whole(-1), must be an integer greater than or equal to 0.",
+    )
+    refused(lambda: throttle.limit("key", Whole(2**63)))  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError, match="own"):
+        throttle.limit("key", Broken())  # type: ignore[arg-type]
+    assert throttle.peek("key").remaining == 5
+    assert per_min(Whole(10)) == per_min(10)  # type: ignore[arg-type]
+    assert VirtualClock(Whole(5)).now_ns == 5  # type: ignore[arg-type]
+    assert MemoryStore(options={"MAX_SIZE": Whole(7)}).max_size == 7
+
+
+def test_a_timeout_is_any_real_number_but_no_truth_value(throttle: Throttled) -> None:
+    for timeout in (Real(), Whole(1)):
+        assert throttle.limit("key", timeout=timeout)  # type: ignore[arg-type]
+    for truth in (True, False):
+        refused(
+            lambda truth=truth: throttle.limit("key", timeout=truth),
+            f"Invalid timeout: {truth}, must be a positive float or -1(non-blocking).",
+        )
+    with pytest.raises(ZeroDivisionError, match="own"):
+        throttle.limit("key", timeout=Broken())  # type: ignore[arg-type]
+
+
+def test_options_that_change_while_they_are_read_do_no_harm() -> None:
+    class Clearing:
+        def __index__(self) -> int:
+            options.clear()
+            return 5
+
+    options: dict[Any, Any] = {"MAX_SIZE": Clearing(), "ON_FULL": "deny"}
+    assert MemoryStore(options=options).max_size == 5

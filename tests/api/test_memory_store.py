@@ -200,6 +200,89 @@ def test_a_quota_of_many_rules_is_evicted_and_expires_as_a_whole() -> None:
         assert (state.limit, state.remaining) in {(2, 1), (2, 2)}
 
 
+def test_one_key_under_many_prefixes_is_bounded_as_many_keys_are() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 10}, clock=VirtualClock())
+    for number in range(500):
+        throttle = Throttled(quota=per_hour(10), store=store, key_prefix=f"tenant{number}")
+        assert throttle.limit("k")
+        assert len(store) <= 10
+    assert store.evictions == 490
+
+
+def test_one_key_whose_quota_keeps_changing_is_bounded_too() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 10}, clock=VirtualClock())
+    seconds = iter(range(1, 1000))
+
+    def quota(key: str) -> str:
+        period = next(seconds)
+        return f"10/{period}s; 100/{period}m"
+
+    throttle = Throttled(quota=quota, store=store)
+    for _ in range(300):
+        assert throttle.limit("k")
+        assert len(store) <= 10
+
+
+@pytest.mark.parametrize("size", [400, 4000])
+def test_a_flood_of_prefixes_does_not_free_a_limited_key(size: int) -> None:
+    store = MemoryStore(options={"MAX_SIZE": size}, clock=VirtualClock())
+    throttle = Throttled(quota=per_hour(5), store=store, key_prefix="customers")
+    limited = [f"limited {number}" for number in range(size * 3 // 4)]
+    for key in limited:
+        assert throttle.limit(key, 5)
+    for number in range(2 * size):
+        flood = Throttled(quota=per_hour(10), store=store, key_prefix=f"flood{number}")
+        assert flood.limit("k")
+    assert [key for key in limited if throttle.limit(key)] == []
+    assert len(store) == size
+
+
+def test_prefixes_and_periods_that_are_no_longer_used_are_forgotten() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 10}, clock=VirtualClock())
+    kept = Throttled(quota="3/h", store=store, key_prefix="kept")
+    assert kept.limit("k", 3)
+    seconds = iter(range(1, 10**6))
+
+    def quota(key: str) -> str:
+        period = next(seconds)
+        return f"10/{period}s; 100/{period}m"
+
+    changing = Throttled(quota=quota, store=store)
+
+    def flood(count: int) -> None:
+        for number in range(count):
+            throttle = Throttled(quota="10/s", store=store, key_prefix=f"p{next(seconds)}")
+            assert throttle.limit(f"k{number}")
+            assert changing.limit("k")
+
+    flood(3000)
+    before = store.stats()["bytes"]
+    flood(12_000)
+    assert store.stats()["bytes"] <= before
+    assert not kept.limit("k")
+    assert not Throttled(quota="3/h", store=store, key_prefix="kept").limit("k")
+
+
+def test_a_limiter_that_is_made_anew_finds_its_counts() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 10_000}, clock=VirtualClock())
+    for number in range(5000):
+        assert Throttled(quota="1/h; 5/d", store=store, key_prefix=f"p{number}").limit("k")
+    for number in range(5000):
+        assert not Throttled(quota="1/h; 5/d", store=store, key_prefix=f"p{number}").limit("k")
+
+
+def test_a_quota_with_more_rules_than_the_store_holds_keys_is_refused() -> None:
+    store = MemoryStore(options={"MAX_SIZE": 2}, clock=VirtualClock())
+    with pytest.raises(SetUpError, match=r"3 rules.*MAX_SIZE=2"):
+        Throttled(quota="2/s; 5/min; 100/h", store=store)
+    throttle = Throttled(quota="2/s; 5/min", store=store)
+    assert [bool(throttle.limit(key)) for key in "abab"] == [True] * 4
+    assert len(store) == 2
+    by_key = Throttled(quota=lambda key: "2/s; 5/min; 100/h", store=store)
+    with pytest.raises(SetUpError, match=r"3 rules.*MAX_SIZE=2"):
+        by_key.limit("a")
+
+
 @pytest.mark.parametrize("size", [0, -1, "x", 1.5, None, 2**63, "1"])
 def test_a_max_size_that_is_no_positive_integer_is_refused_by_name(size: Any) -> None:
     with pytest.raises((DataError, SetUpError)) as caught:

@@ -201,6 +201,53 @@ def test_what_is_no_number_is_a_type_error(bad: Any) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    ("capacity", "rate", "tokens"), [(1, 1e20, 1e17), (1e-300, 1e300, 1), (5e-324, 1e308, 1e-5)]
+)
+def test_a_wait_for_vastly_more_than_the_capacity_ends_when_it_has_arrived(
+    capacity: float, rate: float, tokens: float, run_python: Callable[..., str]
+) -> None:
+    program = f"""
+    from headway import TokenBucket
+    TokenBucket({capacity!r}, {rate!r}).wait({tokens!r})
+    print("served")
+    """
+    assert run_python(program) == "served\n"
+
+
+def test_a_signal_handler_ends_a_wait_for_vastly_more_than_the_capacity(
+    run_python: Callable[..., str],
+) -> None:
+    program = """
+    import signal
+    from headway import TokenBucket
+    bucket = TokenBucket(1e-300, 1e-3)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        bucket.wait(1e6)
+    except KeyboardInterrupt:
+        print("interrupted", bucket.allow(1e-300))
+    """
+    assert run_python(program) == "interrupted True\n"
+
+
+def test_more_than_the_capacity_comes_at_the_instant_at_which_it_has_arrived(
+    start: Callable[..., Any], eventually: Callable[..., None]
+) -> None:
+    clock = VirtualClock()
+    bucket = TokenBucket(capacity=5, tokens_per_second=1, clock=clock)
+    waiter = start(lambda: bucket.wait(100))
+    eventually(lambda: bucket.tokens == 0, "the waiter takes what is there")
+    clock.advance(94.999)
+    assert waiter.is_alive()
+    clock.advance(0.001)
+    waiter.result()
+    assert bucket.tokens == 0
+    clock.advance(5)
+    assert bucket.tokens == 5
+
+
 def test_a_bucket_takes_at_most_96_bytes() -> None:
     assert sys.getsizeof(TokenBucket(1, 1)) <= 96
 

@@ -120,11 +120,27 @@ static void the_documents_numbers_come_out(void) {
     CHECK_EQUAL(d.reset_after_ns, 10 * NS_PER_MS);
 }
 
+/* Sums stay within their bits: who has been charged without end is a debtor, and no more. */
+static void a_debt_never_turns_into_credit(void) {
+    struct quota q;
+    struct quota_error error;
+    static const enum algorithm_id ids[] = {GCRA, TOKEN_BUCKET, LEAKING_BUCKET};
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
+        struct state s = {{0, 0, 0}};
+        CHECK(quota_init(&q, 1, INT64_C(3650) * 86400 * NS_PER_S, 1, &error));
+        for (int n = 0; n < 5000; n++) {
+            algorithm_refund(ids[i], &s, &q, INT64_MIN / 2, EPOCH);
+            CHECK(!algorithm_step(ids[i], &s, &q, 1, EPOCH));
+        }
+    }
+}
+
 int main(void) {
     three_a_second_admits_exactly_that_over_a_million_seconds();
     a_denied_step_changes_nothing();
     the_wait_is_exact_to_the_nanosecond();
     a_refund_gives_back_what_was_taken();
+    a_debt_never_turns_into_credit();
     buckets_of_centuries_are_as_exact();
     the_documents_numbers_come_out();
     return check_end("algorithm");

@@ -54,17 +54,21 @@ static enum semaphore_end enter(struct semaphore *s, int who, int64_t timeout, s
     return end;
 }
 
-static void leave(struct semaphore *s, int who) {
-    if (semaphore_release(s, person(who))) {
-        references[who]--;
+static void leave(struct semaphore *s, const struct one *o) {
+    void *holder = semaphore_release(s, o->waiter.id);
+    if (holder != NULL) {
+        drop(holder);
     }
 }
 
 static void judge_all(struct semaphore *s) {
     void *holder;
-    while ((holder = semaphore_lapsed(s)) != NULL) {
-        if (semaphore_judge(s, holder, alive[number(holder)])) {
-            drop(holder);
+    uint64_t id;
+    while ((holder = semaphore_lapsed(s, &id)) != NULL) {
+        void *ended = semaphore_judge(s, id, alive[number(holder)]);
+        if (ended != NULL) {
+            CHECK(ended == holder);
+            drop(ended);
         }
         drop(holder);
     }
@@ -80,13 +84,15 @@ static void a_permit_that_is_given_back_goes_to_the_head_of_the_line(void) {
     CHECK_EQUAL(until, 11 * NS_PER_S); /* the head looks when the lease runs out */
     CHECK_EQUAL(enter(&s, 2, INT64_MAX, &c, &until), SEMAPHORE_WAITING);
     CHECK_EQUAL(until, INT64_MAX);
-    leave(&s, 0);
+    leave(&s, &a);
     CHECK(b.woken);
     CHECK_EQUAL(semaphore_wait_check(&b.waiter, &until), SEMAPHORE_HELD);
     CHECK_EQUAL(semaphore_wait_check(&c.waiter, &until), SEMAPHORE_WAITING);
     CHECK_EQUAL(s.held, 1);
     CHECK_EQUAL(enter(&s, 3, 0, &a, &until), SEMAPHORE_REFUSED);
-    leave(&s, 1);
+    leave(&s, &b);
+    leave(&s, &b); /* it has ended: nothing more */
+    CHECK(!semaphore_has(&s, b.waiter.id) && semaphore_has(&s, c.waiter.id));
     CHECK_EQUAL(semaphore_wait_check(&c.waiter, &until), SEMAPHORE_HELD);
     semaphore_destroy(&s, drop);
     CHECK_EQUAL(references[2], 0);
@@ -126,7 +132,7 @@ static void a_holder_that_lives_keeps_its_permit(void) {
     }
     semaphore_wait_cancel(&b.waiter);
     references[1]--;
-    leave(&s, 0);
+    leave(&s, &a);
     CHECK_EQUAL(s.held, 0);
     semaphore_destroy(&s, drop);
 }
@@ -139,7 +145,7 @@ static void who_gives_up_loses_no_permit(void) {
     CHECK_EQUAL(enter(&s, 0, INT64_MAX, &a, &until), SEMAPHORE_HELD);
     CHECK_EQUAL(enter(&s, 1, INT64_MAX, &b, &until), SEMAPHORE_WAITING);
     CHECK_EQUAL(enter(&s, 2, 5 * NS_PER_S, &c, &until), SEMAPHORE_WAITING);
-    leave(&s, 0); /* now b has it, and does not want it */
+    leave(&s, &a); /* now b has it, and does not want it */
     semaphore_wait_cancel(&b.waiter);
     references[1]--;
     CHECK_EQUAL(semaphore_wait_check(&c.waiter, &until), SEMAPHORE_HELD);
@@ -148,10 +154,8 @@ static void who_gives_up_loses_no_permit(void) {
     CHECK_EQUAL(semaphore_wait_check(&a.waiter, &until), SEMAPHORE_REFUSED);
     references[3]--;
     CHECK_EQUAL(s.line.length, 0);
-    void *oldest = semaphore_release_oldest(&s);
-    CHECK_EQUAL(number(oldest), 2);
-    drop(oldest);
-    CHECK(semaphore_release_oldest(&s) == NULL);
+    leave(&s, &c);
+    CHECK_EQUAL(s.held, 0);
     semaphore_destroy(&s, drop);
     for (int i = 0; i < PEOPLE; i++) {
         CHECK_EQUAL(references[i], 0);
@@ -180,7 +184,7 @@ static void nothing_is_lost_whatever_happens(void) {
                 break;
             case 2:
                 if (where[who] == IN) {
-                    leave(&s, who);
+                    leave(&s, &people[who]);
                     where[who] = OUT;
                 } else if (where[who] == LINE) {
                     semaphore_wait_cancel(&people[who].waiter);
@@ -259,7 +263,7 @@ static void *come_and_go(void *argument) {
         while (now > before && !atomic_compare_exchange_weak(&most, &before, now)) {
         }
         atomic_fetch_sub(&inside, 1);
-        refused += !semaphore_release(&shared, argument);
+        refused += semaphore_release(&shared, me.waiter.id) != argument;
         parker_destroy(&me.parker);
     }
     return NULL;

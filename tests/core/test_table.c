@@ -27,7 +27,7 @@ static enum table_end put(struct table *t, const struct table_key *key, int64_t 
     struct quota_error error;
     uint32_t n = table_find(s, SPACE, key);
     if (n == CELL_NONE) {
-        enum table_end end = table_insert(t, s, SPACE, key, now, &n);
+        enum table_end end = table_insert(t, s, SPACE, key, now, NULL, &n);
         if (end != TABLE_OK) {
             return end;
         }
@@ -223,6 +223,45 @@ static void long_keys_are_bounded_too(void) {
     table_destroy(&t);
 }
 
+/* One key under many spaces is as many keys: it spares nothing but the cells that its caller names. */
+static void one_key_under_many_spaces_is_bounded_too(void) {
+    struct table t;
+    struct quota q;
+    struct quota_error error;
+    struct table_key key = key_of("k", 1);
+    uint32_t named[2] = {CELL_NONE, CELL_NONE}, n;
+    const struct table_spared spared = {named, 2};
+    quota_init(&q, 10, 10 * NS_PER_S, 10, &error);
+    CHECK(table_init(&t, 10, TABLE_EVICT, 1));
+    struct shard *s = table_shard(&t, key.hash);
+    for (uint32_t i = 0; i < 1000; i++) {
+        CHECK_EQUAL(table_insert(&t, s, i << SPACE_ALGORITHM_BITS | GCRA, &key, EPOCH, &spared, &n), TABLE_OK);
+        s->cells[n].state.word[0] = EPOCH + (i < 2 ? 1 : 9) * NS_PER_S; /* the first two would be the ones to go */
+        table_touch(s, &s->cells[n], &q, EPOCH);
+        if (i < 2) {
+            named[i] = n;
+        }
+        CHECK(t.keys <= 10);
+    }
+    CHECK_EQUAL(t.evictions, 990);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK_EQUAL(table_find(s, i << SPACE_ALGORITHM_BITS | GCRA, &key), named[i]);
+    }
+    table_destroy(&t);
+
+    CHECK(table_init(&t, 2, TABLE_EVICT, 1)); /* nothing but what is spared: no room */
+    s = table_shard(&t, key.hash);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK_EQUAL(table_insert(&t, s, i << SPACE_ALGORITHM_BITS | GCRA, &key, EPOCH, NULL, &named[i]), TABLE_OK);
+        s->cells[named[i]].state.word[0] = EPOCH + NS_PER_S;
+        table_touch(s, &s->cells[named[i]], &q, EPOCH);
+    }
+    CHECK_EQUAL(table_insert(&t, s, UINT32_C(2) << SPACE_ALGORITHM_BITS | GCRA, &key, EPOCH, &spared, &n), TABLE_FULL);
+    CHECK_EQUAL(t.keys, 2);
+    CHECK_EQUAL(t.cells, 2);
+    table_destroy(&t);
+}
+
 int main(void) {
     keys_of_every_length_are_found_again();
     random_puts_and_removals_agree_with_a_plain_array();
@@ -232,5 +271,6 @@ int main(void) {
     among_equals_the_least_recently_used_goes();
     a_table_that_refuses_keeps_what_it_has();
     long_keys_are_bounded_too();
+    one_key_under_many_spaces_is_bounded_too();
     return check_end("table");
 }

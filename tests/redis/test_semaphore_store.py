@@ -428,3 +428,46 @@ def test_a_fallback_store_has_permits_of_its_own(way: Any, start_server: Any) ->
     assert store.failures >= 3
     server.start()
     until(lambda: way.run(semaphore, lambda: held(server)) == 1, "the server's permits again")
+
+
+def test_a_permit_left_by_another_thread_is_free_though_a_dead_one_s_has_lapsed(
+    store: RedisStore, server: RedisServer
+) -> None:
+    semaphore = SyncSemaphore("name", 1, max_sleep=20, expiry=0.3, connection=store)
+
+    def in_thread(work: Callable[..., Any], *args: Any) -> None:
+        thread = threading.Thread(target=work, args=args)
+        thread.start()
+        thread.join()
+
+    in_thread(semaphore.__enter__)  # has a permit and is gone
+    with semaphore:  # once that has lapsed
+        pass
+    semaphore.__enter__()
+    in_thread(semaphore.__exit__, None, None, None)
+    assert held(server) == 0
+
+
+def test_a_permit_awaited_under_wait_for_is_kept_while_its_block_runs(
+    store: RedisStore, server: RedisServer
+) -> None:
+    """asyncio.wait_for() of Python 3.11 and earlier awaits in a task that ends at once."""
+    semaphore = AsyncSemaphore("name", 1, max_sleep=20, expiry=0.3, connection=store)
+    inside: list[int] = []
+    most = 0
+
+    async def visit(number: int) -> None:
+        nonlocal most
+        await asyncio.wait_for(semaphore.__aenter__(), 30)
+        inside.append(number)
+        most = max(most, len(inside))
+        await asyncio.sleep(1.2)
+        inside.remove(number)
+        await semaphore.__aexit__(None, None, None)
+
+    async def main() -> None:
+        await asyncio.gather(visit(1), visit(2))
+
+    asyncio.run(main())
+    assert most == 1
+    assert held(server) == 0

@@ -158,3 +158,33 @@ def test_a_store_that_mixes_up_its_keys_is_told_so() -> None:
 
     with pytest.raises(TypeError, match="takes 1 values"):
         Throttled("key", store=Odd()).limit()
+
+
+class Forgetful(AtomicStore):
+    """Never calls the step that it is given."""
+
+    def update(self, key: bytes, step: Any) -> Any:
+        return None
+
+
+def test_a_store_that_never_takes_the_step_admits_nothing_and_says_so() -> None:
+    throttle = Throttled(quota="1/h", store=Forgetful())
+    from_asyncio = AsyncThrottled(quota="1/h", store=Forgetful())
+    said = r"Forgetful\.update\(\) returned without having called the step"
+    for call in (
+        lambda: throttle.limit("key"),
+        lambda: throttle.limit("key", timeout=0.01),
+        lambda: throttle.peek("key"),
+        lambda: throttle.reset("key"),
+        lambda: throttle._settle("key", 0, 1),
+        lambda: asyncio.run(_awaited(from_asyncio.limit("key"))),
+        lambda: asyncio.run(_awaited(from_asyncio.limit("key", timeout=0.01))),
+        lambda: asyncio.run(_awaited(from_asyncio.peek("key"))),
+        lambda: asyncio.run(_awaited(from_asyncio.reset("key"))),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable

@@ -5,7 +5,7 @@ follows the rules of the permits in memory (src/python/semaphore_type.c).
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType
 
@@ -23,6 +23,9 @@ __all__ = ["Door"]
 
 Holder = ReferenceType[object]
 
+_FIRST_PRUNE = 64
+_LAPSED_KEPT = 1000
+
 
 class _Nothing:
     """An awaitable of None that can be dropped."""
@@ -33,7 +36,10 @@ class _Nothing:
 
 
 class _Entry:
-    """One who has come in: by a lease, or by the fallback store's semaphore."""
+    """One who has come in: by a lease, by the fallback store's semaphore, or without a permit.
+
+    It stays when its lease has lapsed: the leave that belongs to it may still come.
+    """
 
     __slots__ = ("fallback", "holder", "lease", "since")
 
@@ -45,13 +51,14 @@ class _Entry:
 class Door:
     """What a semaphore on a server has instead of a pool in memory."""
 
-    __slots__ = ("_entered", "_entries", "_fallback", "_make_fallback", "permits")
+    __slots__ = ("_count", "_entries", "_fallback", "_make_fallback", "_prune_at", "permits")
 
     def __init__(self, permits: Permits, make_fallback: "Callable[[MemoryStore], Any]") -> None:
         self.permits = permits
         self._make_fallback = make_fallback
         self._fallback: Any = None
-        self._entered = 0
+        self._count = 0
+        self._prune_at = _FIRST_PRUNE
         self._entries: dict[int, list[_Entry]] = {}
         """By the holder's identity: a holder's weak reference is always the same object."""
 
@@ -105,11 +112,12 @@ class Door:
 
     def leave(self, semaphore: Any, destroyed: bool) -> None:
         """What the end of `with` does."""
-        entry = self._ending(_core._holder_thread(), destroyed)
+        entry = self._ending(_core._holder_thread(), destroyed=False, of_tasks=False)
         if entry is None:
             return
         if entry.lease is None:
-            entry.fallback.__exit__(None, None, None)
+            if entry.fallback is not None:
+                entry.fallback.__exit__(None, None, None)
             return
         if destroyed:
             self.permits.give_back(entry.lease.id, entry.lease.term)
@@ -124,10 +132,14 @@ class Door:
 
     # Tasks: the same, awaited.
 
-    async def enter_async(self, semaphore: Any) -> None:
-        """What `async with` does."""
+    def enter_async(self, semaphore: Any) -> Coroutine[Any, Any, None]:
+        """What `async with` does. The holder is the task that calls it: asyncio.wait_for() of
+        Python 3.11 and earlier awaits it in a task of its own, which ends when it has the permit.
+        """
+        return self._enter_async(semaphore, _core._holder_task())
+
+    async def _enter_async(self, semaphore: Any, holder: Holder) -> None:
         line = self.permits.lines.of_loop()
-        holder = _core._holder_task()
         waiter = line.newcomer(semaphore.expiry)
         until = _until(semaphore.max_sleep)
         arrived = False
@@ -156,10 +168,12 @@ class Door:
 
     def leave_async(self, semaphore: Any, destroyed: bool) -> Any:
         """What the end of `async with` does: which lease it is, is settled before it is awaited."""
-        entry = self._ending(_core._holder_task(), destroyed)
+        entry = self._ending(_core._holder_task(), destroyed, of_tasks=True)
         if entry is None:
             return _Nothing()
         if entry.lease is None:
+            if entry.fallback is None:
+                return _Nothing()
             return entry.fallback.__aexit__(None, None, None)
         if destroyed:  # nothing can be awaited in a coroutine that is being closed
             self.permits.give_back(entry.lease.id, entry.lease.term)
@@ -182,62 +196,73 @@ class Door:
         lease = waiter.lease(holder)
         with permits.lock:
             permits.leases[lease.id] = lease
-            self._entered += 1
             self._add(_Entry(holder, lease))
         keeper_of(permits).watch(permits, lease.due)
 
     def _let_in(self, holder: Holder, fallback: Any) -> None:
         with self.permits.lock:
-            self._entered += 1
-            if fallback is not None:
-                self._add(_Entry(holder, None, fallback))
+            self._add(_Entry(holder, None, fallback))
 
     def _add(self, entry: _Entry) -> None:
+        if self._count >= self._prune_at:
+            self._prune()
         self._entries.setdefault(id(entry.holder), []).append(entry)
+        self._count += 1
 
-    def _ending(self, holder: Holder, destroyed: bool) -> _Entry | None:
-        """Whose entry a leave of `holder` ends: its own youngest. Where it has none (a coroutine
-        that is destroyed leaves in nobody's task) that of one who is gone; failing that, the
-        oldest. None where one came in without a permit, has lost it, or has been forked.
+    def _prune(self) -> None:
+        """Forgets lapsed entries whose leave has not come, but for the youngest of them."""
+        for entry in [one for one in self._all() if not self._counts(one)][:-_LAPSED_KEPT]:
+            self._remove(entry)
+        self._prune_at = max(2 * self._count, _FIRST_PRUNE)
+
+    def _ending(self, holder: Holder, destroyed: bool, of_tasks: bool) -> _Entry | None:
+        """Whose entry a leave of `holder` ends. None where its lease has lapsed or is the
+        parent's of a fork.
         """
         with self.permits.lock:
-            if self._entered <= 0:
-                return None
-            self._entered -= 1
-            entry = None if destroyed else self._own(holder)
+            entry = self._choose(holder, destroyed, of_tasks)
             if entry is None:
-                entries = self._all()
-                gone = (one for one in entries if not _core._holder_lives(one.holder))
-                entry = next(gone, None) if destroyed else None
-                entry = entry or self._own(holder)
-                if entry is None and self._entered < len(entries):
-                    entry = next(gone, None) or entries[0]
-            if entry is not None:
-                self._remove(entry)
-                if entry.lease is not None:
-                    del self.permits.leases[entry.lease.id]
+                return None
+            self._remove(entry)
+            if entry.lease is not None and self.permits.leases.pop(entry.lease.id, None) is None:
+                entry = None
         if not self.permits.leases:
             keeper_of(self.permits).rest(self.permits)
         return entry
 
-    def _own(self, holder: Holder) -> _Entry | None:
+    def _choose(self, holder: Holder, destroyed: bool, of_tasks: bool) -> _Entry | None:
+        """The holder's own youngest, mostly; the rules are those of leave_thread and leave_task in
+        src/python/semaphore_type.c.
+        """
         own = self._entries.get(id(holder), ())
-        return next((entry for entry in reversed(own) if self._counts(entry)), None)
+        if own and not destroyed:
+            return own[-1]
+        entries = self._all()
+        gone = (one for one in entries if self._counts(one) and not _core._holder_lives(one.holder))
+        if destroyed:
+            closing = (one for one in entries if _core._holder_is_closing(one.holder))
+            found = next(closing, None) or next(gone, None) or (own[-1] if own else None)
+            if found is not None:
+                return found
+        if of_tasks:
+            lapsed = next((one for one in entries if not self._counts(one)), None)
+            if lapsed is not None:
+                return lapsed
+        return next(gone, None) or next(filter(self._counts, entries), None)
 
     def _all(self) -> list[_Entry]:
-        """The oldest first. Those whose lease has lapsed are forgotten."""
+        """The oldest first."""
         entries = [entry for own in list(self._entries.values()) for entry in own]
-        for entry in entries:
-            if not self._counts(entry):
-                self._remove(entry)
-        return sorted(filter(self._counts, entries), key=lambda entry: entry.since)
+        return sorted(entries, key=lambda entry: entry.since)
 
     def _counts(self, entry: _Entry) -> bool:
+        """Whether its lease has not lapsed."""
         return entry.lease is None or entry.lease.id in self.permits.leases
 
     def _remove(self, entry: _Entry) -> None:
         own = self._entries[id(entry.holder)]
         own.remove(entry)
+        self._count -= 1
         if not own:
             del self._entries[id(entry.holder)]
 
