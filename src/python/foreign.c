@@ -67,25 +67,28 @@ static PyObject *call_client(RedisStoreObject *s, const char *method, const stru
 }
 
 int foreign_answer(struct redis_request *request, PyObject *reply) {
-    redisReader *reader = NULL;
-    void *read = NULL;
-    int answer = -1;
+    struct reply_reader reader = {0};
     if (!PyBytes_Check(reply)) {
         PyErr_Format(PyExc_TypeError, "the client answered %R, must be bytes", reply);
-    } else if ((reader = redisReaderCreate()) == NULL) {
+        return -1;
+    }
+    if (!reply_reader_open(&reader)) {
         PyErr_NoMemory();
-    } else if (redisReaderFeed(reader, PyBytes_AS_STRING(reply), (size_t)PyBytes_GET_SIZE(reply)) != REDIS_OK ||
-               redisReaderGetReply(reader, &read) != REDIS_OK || read == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the client's answer cannot be read");
+        return -1;
+    }
+    redisReply *read = NULL;
+    if (reply_reader_feed(&reader, PyBytes_AS_STRING(reply), (size_t)PyBytes_GET_SIZE(reply))) {
+        read = reply_reader_take(&reader);
+    }
+    if (read == NULL) {
+        PyErr_Format(PyExc_ValueError, "the client's answer cannot be read: %s",
+                     reader.error != NULL ? reader.error : "it is not whole");
     } else {
         request->reply = read;
         request->end = REQUEST_DONE;
-        answer = 0;
     }
-    if (reader != NULL) {
-        redisReaderFree(reader);
-    }
-    return answer;
+    reply_reader_close(&reader);
+    return read == NULL ? -1 : 0;
 }
 
 int foreign_call(RedisStoreObject *s, struct redis_request *request) {

@@ -54,6 +54,7 @@ static int give_apart(RedisStoreObject *s, PlanObject *plan, const struct table_
                       const struct lease_give *give) {
     struct remote r = {.kind = REMOTE_GIVE, .plan = plan, .key = *key, .give = give};
     int answer = remote_from_anywhere(s, &r);
+    remote_free(&r);
     if (answer < 0 && PyErr_ExceptionMatches(s->module->store_error)) {
         PyErr_Clear();
         answer = 0;
@@ -78,15 +79,16 @@ static struct redis_request *give_many(PlanObject *plan, struct lease_rest **res
 }
 
 static int give_all(RedisStoreObject *s, PlanObject *plan, struct lease_rest **rests) {
-    if (s->client == NULL && s->slots == NULL) {
+    if (s->client == NULL && !redis_store_has_slots(s)) {
         struct redis_request *request = give_many(plan, rests);
         if (request == NULL) {
+            PyErr_NoMemory();
             return -1;
         }
-        LinkObject *link = (LinkObject *)Py_NewRef(s->link);
-        int answer = link_object_call(link, request, NULL, NULL); /* after a signal the request is the link's */
-        if (answer == 0) {
-            answer = request->end == REQUEST_DONE ? 0 : -1;
+        LinkObject *link = redis_store_route(s, 0);
+        request = link_object_call(link, request, NULL, NULL);
+        int answer = request != NULL && request->end == REQUEST_DONE ? 0 : -1;
+        if (request != NULL) {
             request_free(request);
         }
         Py_DECREF(link);
@@ -95,6 +97,7 @@ static int give_all(RedisStoreObject *s, PlanObject *plan, struct lease_rest **r
     struct lease_rest *rest = *rests;
     struct remote r = {.kind = REMOTE_GIVE, .plan = plan, .key = rest->key, .give = &rest->give};
     int answer = remote_run(s, &r);
+    remote_free(&r);
     *rests = rest->next;
     free(rest);
     return answer;
@@ -173,7 +176,9 @@ int leased_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *
     }
     do {
         remote_renew(&r, REMOTE_LEASE);
-        if (remote_run(s, &r) < 0) {
+        int answer = remote_run(s, &r);
+        remote_free(&r);
+        if (answer < 0) {
             lease_fail(plan->lease, key, &take);
             return redis_store_follow_policy(s, plan, key, cost, out) < 0 ? -1 : 1;
         }

@@ -47,11 +47,14 @@ PyObject *redis_store_run(PyObject *self, PyObject *const *args, Py_ssize_t narg
     RedisStoreObject *s = ready_store(self);
     struct remote r = {0};
     struct redis_buffer words = {0};
-    if (s != NULL && read_arguments(args, nargs, &r, &words) == 0 && remote_run(s, &r) < 0) {
-        Py_CLEAR(r.answer);
+    PyObject *answer = NULL;
+    if (s != NULL && read_arguments(args, nargs, &r, &words) == 0 && remote_run(s, &r) == 0) {
+        answer = r.answer;
+        r.answer = NULL;
     }
+    remote_free(&r);
     free(words.bytes);
-    return r.answer;
+    return answer;
 }
 
 PyObject *redis_store_run_async(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {

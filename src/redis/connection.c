@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -74,14 +72,13 @@ void connection_init(struct redis_connection *c, const struct redis_address *add
 }
 
 static void drop(struct redis_connection *c) {
-    if (c->fd >= 0) {
+    if (c->state == CONNECTION_CONNECTING) {
+        dial_end(&c->dial);
+    } else if (c->fd >= 0) {
         close(c->fd);
-        c->fd = -1;
     }
-    if (c->reader != NULL) {
-        redisReaderFree(c->reader);
-        c->reader = NULL;
-    }
+    c->fd = -1;
+    reply_reader_close(&c->replies);
     c->out.start = c->out.end = 0;
     c->state = CONNECTION_CLOSED;
 }
@@ -106,29 +103,11 @@ void connection_close(struct redis_connection *c, enum connection_fault fault, c
 
 /* ---- connecting ---- */
 
-static bool own_socket(struct redis_connection *c, int family) {
-    c->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    return c->fd >= 0;
-}
-
-/* True when connecting or connected. */
-static bool try_address(struct redis_connection *c, const struct sockaddr *address, socklen_t length) {
-    if (!own_socket(c, address->sa_family)) {
-        return false;
-    }
-    if (address->sa_family != AF_UNIX) {
-        int yes = 1;
-        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
-    }
-    if (connect(c->fd, address, length) == 0 || errno == EINPROGRESS || errno == EAGAIN) {
-        return true;
-    }
-    int error = errno;
-    close(c->fd);
-    c->fd = -1;
-    errno = error;
-    return false;
+/* `tried`: dial has begun another, whose descriptor may be that of one that failed. */
+static void connection_watch_newest(struct redis_connection *c, bool tried) {
+    int newest = c->dial.open > 0 ? c->dial.fds[c->dial.open - 1] : -1;
+    c->socket += tried || newest != c->fd;
+    c->fd = newest;
 }
 
 static bool open_unix(struct redis_connection *c) {
@@ -138,30 +117,25 @@ static bool open_unix(struct redis_connection *c) {
         return false;
     }
     strcpy(address.sun_path, c->address->unix_path);
-    if (!try_address(c, (struct sockaddr *)&address, sizeof address)) {
-        connection_close(c, FAULT_CONNECT, "%s", strerror(errno));
+    if (!dial_begin_at(&c->dial, (struct sockaddr *)&address, sizeof address)) {
+        connection_close(c, FAULT_CONNECT, "%s", strerror(c->dial.error));
         return false;
     }
+    connection_watch_newest(c, true);
     return true;
 }
 
-/* Of several addresses the first that does not refuse at once is taken; a later refusal is the connection's fault. */
-static bool connect_to(struct redis_connection *c, int problem, struct addrinfo *found) {
+static bool connect_to(struct redis_connection *c, int problem, struct addrinfo *found, int64_t now) {
     if (problem != 0) {
         connection_close(c, FAULT_ADDRESS, "%s", gai_strerror(problem));
         return false;
     }
-    bool opened = false;
-    int error = EADDRNOTAVAIL;
-    for (struct addrinfo *a = found; a != NULL && !opened; a = a->ai_next) {
-        opened = try_address(c, a->ai_addr, a->ai_addrlen);
-        error = errno;
+    if (!dial_begin(&c->dial, found, c->address->connect_timeout_ns, now)) {
+        connection_close(c, FAULT_CONNECT, "%s", strerror(c->dial.error));
+        return false;
     }
-    freeaddrinfo(found);
-    if (!opened) {
-        connection_close(c, FAULT_CONNECT, "%s", strerror(error));
-    }
-    return opened;
+    connection_watch_newest(c, true);
+    return true;
 }
 
 int connection_find(const struct redis_address *a, bool number, struct addrinfo **found) {
@@ -179,13 +153,13 @@ static bool open_tcp(struct redis_connection *c) {
         c->state = CONNECTION_RESOLVING;
         return true;
     }
-    return connect_to(c, problem, found);
+    return connect_to(c, problem, found, clock_now());
 }
 
 bool connection_resolved(struct redis_connection *c, int problem, struct addrinfo *found) {
     if (c->state == CONNECTION_RESOLVING) {
         c->state = CONNECTION_CONNECTING;
-        return connect_to(c, problem, found);
+        return connect_to(c, problem, found, clock_now());
     }
     if (found != NULL) {
         freeaddrinfo(found);
@@ -244,8 +218,7 @@ bool connection_open(struct redis_connection *c, int64_t now) {
     if (!(c->address->unix_path != NULL ? open_unix(c) : open_tcp(c))) {
         return false;
     }
-    c->reader = redisReaderCreate();
-    if (c->reader == NULL || !greet(c)) {
+    if (!reply_reader_open(&c->replies) || !greet(c)) {
         connection_close(c, FAULT_MEMORY, "out of memory");
         return false;
     }
@@ -272,26 +245,64 @@ short connection_events(const struct redis_connection *c) {
     return (short)(POLLIN | (write ? POLLOUT : 0));
 }
 
-static bool finish_connecting(struct redis_connection *c) {
-    struct pollfd p = {.fd = c->fd, .events = POLLOUT};
-    if (poll(&p, 1, 0) == 0) {
-        return true; /* not yet */
+int connection_polls(const struct redis_connection *c, struct pollfd polls[DIAL_ADDRESSES_MAX]) {
+    if (c->state != CONNECTION_CONNECTING) {
+        polls[0] = (struct pollfd){.fd = c->fd, .events = connection_events(c)};
+        return 1;
     }
-    int error = 0;
-    socklen_t length = sizeof error;
-    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) {
-        error = errno;
+    for (int i = 0; i < c->dial.open; i++) {
+        polls[i] = (struct pollfd){.fd = c->dial.fds[i], .events = POLLOUT};
     }
-    if (error != 0) {
-        connection_close(c, FAULT_CONNECT, "%s", strerror(error));
-        return false;
+    return c->dial.open;
+}
+
+int64_t connection_due(const struct redis_connection *c, int64_t now) {
+    int64_t soon = now + DIAL_DELAY_NS, due;
+    switch (c->state) {
+    case CONNECTION_READY:
+        return INT64_MAX;
+    case CONNECTION_CLOSED: /* once it connects, it is due when the second address is */
+        due = now + c->address->connect_timeout_ns;
+        return soon < due ? soon : due;
+    case CONNECTION_RESOLVING:
+        return soon < c->deadline ? soon : c->deadline;
+    case CONNECTION_CONNECTING:
+        due = dial_due(&c->dial);
+        return due < c->deadline ? due : c->deadline;
+    default:
+        return c->deadline;
     }
-    if (c->stream != NULL && !c->stream->open(c->stream->context, c->fd)) {
+}
+
+/* Closes it for what the stream has just said. */
+static void connection_fail_stream(struct redis_connection *c) {
+    if (errno == ECANCELED) {
+        connection_close(c, FAULT_INTERRUPTED, "an exception interrupted the thread that was using the connection");
+    } else {
         connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
+    }
+}
+
+static bool finish_connecting(struct redis_connection *c, int64_t now) {
+    int fd, tried = c->dial.next;
+    switch (dial_advance(&c->dial, now, &fd)) {
+    case DIAL_GOES_ON:
+        connection_watch_newest(c, c->dial.next != tried);
+        return true;
+    case DIAL_FAILED:
+        connection_close(c, FAULT_CONNECT, "%s", strerror(c->dial.error));
+        return false;
+    case DIAL_CONNECTED:
+        break;
+    }
+    c->socket += fd != c->fd;
+    c->fd = fd;
+    c->state = CONNECTION_GREETING;
+    if (c->stream != NULL && !c->stream->open(c->stream->context, c->fd)) {
+        connection_fail_stream(c);
         return false;
     }
-    c->state = CONNECTION_GREETING;
-    return true;
+    return c->state != CONNECTION_CLOSED; /* in a fork's child it is, where the stream's code forked */
 }
 
 static void fail_io(struct redis_connection *c) {
@@ -299,11 +310,11 @@ static void fail_io(struct redis_connection *c) {
     int error = errno;
     /* A peer that refuses under TLS says why and hangs up: the reason may be there to be read. */
     if (c->stream != NULL && (error == ECONNRESET || error == EPIPE) &&
-        c->stream->read(c->stream->context, c->fd, alert, sizeof alert) >= 0) {
+        (c->stream->read(c->stream->context, c->fd, alert, sizeof alert) >= 0 || errno == EAGAIN)) {
         errno = error;
     }
-    if (c->stream != NULL && errno == EPROTO) {
-        connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
+    if (c->stream != NULL && (errno == EPROTO || errno == ECANCELED)) {
+        connection_fail_stream(c);
     } else {
         connection_close(c, FAULT_CLOSED, "%s", strerror(errno));
     }
@@ -315,6 +326,9 @@ static bool write_out(struct redis_connection *c, int64_t now) {
         size_t length = c->out.end - c->out.start;
         ssize_t n = c->stream != NULL ? c->stream->write(c->stream->context, c->fd, bytes, length)
                                       : send(c->fd, bytes, length, MSG_NOSIGNAL);
+        if (c->state == CONNECTION_CLOSED) { /* in a fork's child, where the stream's code forked */
+            return false;
+        }
         if (n < 0) {
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
                 return true;
@@ -367,16 +381,16 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
 
 static bool take_replies(struct redis_connection *c) {
     for (;;) {
-        void *reply = NULL;
-        if (redisReaderGetReply(c->reader, &reply) != REDIS_OK) {
-            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->reader->errstr);
+        redisReply *reply = reply_reader_take(&c->replies);
+        if (reply == NULL && c->replies.error != NULL) {
+            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
             return false;
         }
         if (reply == NULL) {
             return true;
         }
 #if HIREDIS_MAJOR >= 1
-        if (((redisReply *)reply)->type == REDIS_REPLY_PUSH) { /* news that nobody has asked for */
+        if (reply->type == REDIS_REPLY_PUSH) { /* news that nobody has asked for */
             freeReplyObject(reply);
             continue;
         }
@@ -395,16 +409,15 @@ static bool take_replies(struct redis_connection *c) {
     }
 }
 
-/* Older readers make room for as many elements as a reply announces, before there is one of them. */
-static bool is_absurd(const char *bytes, size_t length) {
-    return length > 6 && bytes[0] == '*' && memchr(bytes, '\r', 6) == NULL;
-}
-
 static bool read_in(struct redis_connection *c, int64_t now) {
     char bytes[READ_SIZE];
+    size_t total = 0;
     for (;;) {
         ssize_t n = c->stream != NULL ? c->stream->read(c->stream->context, c->fd, bytes, sizeof bytes)
                                       : recv(c->fd, bytes, sizeof bytes, 0);
+        if (c->state == CONNECTION_CLOSED) { /* in a fork's child, where the stream's code forked */
+            return false;
+        }
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
             return true;
         }
@@ -417,20 +430,16 @@ static bool read_in(struct redis_connection *c, int64_t now) {
             return false;
         }
         c->last_used = now;
-        if (c->reader->pos == c->reader->len && is_absurd(bytes, (size_t)n)) {
-            connection_close(c, FAULT_PROTOCOL,
-                             "what answers does not speak Redis' protocol: a reply of absurd length");
-            return false;
-        }
-        if (redisReaderFeed(c->reader, bytes, (size_t)n) != REDIS_OK) {
-            connection_close(c, FAULT_PROTOCOL, "%s", c->reader->errstr);
+        if (!reply_reader_feed(&c->replies, bytes, (size_t)n)) {
+            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
             return false;
         }
         if (!take_replies(c)) {
             return false;
         }
-        if ((size_t)n < sizeof bytes && c->stream == NULL) {
-            return true; /* most likely that was all; poll tells if not */
+        total += (size_t)n;
+        if (c->stream == NULL && ((size_t)n < sizeof bytes || total >= TURN_BYTES)) {
+            return true; /* most likely that was all; poll tells if not. A stream has a limit of its own for a turn */
         }
     }
 }
@@ -453,7 +462,10 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_RESOLVING) {
         return true;
     }
-    if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c) || c->state == CONNECTION_CONNECTING)) {
+    if (c->stream != NULL) {
+        c->stream->begin(c->stream->context);
+    }
+    if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c, now) || c->state == CONNECTION_CONNECTING)) {
         return c->state != CONNECTION_CLOSED;
     }
     return write_out(c, now) && read_in(c, now) && (c->stream == NULL || write_out(c, now));

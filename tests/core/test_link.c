@@ -92,15 +92,24 @@ static pthread_mutex_t gil = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int impatient; /* those who may give up, do */
 static _Atomic long kept, given_up, lost;
 
-static void leave(void *context) {
+static void drop_gil(void *context) {
     (void)context;
     pthread_mutex_unlock(&gil);
 }
 
-static bool enter(void *context, bool ask) {
+static void take_gil(void *context) {
     (void)context;
     pthread_mutex_lock(&gil);
-    return ask && atomic_load(&impatient);
+}
+
+static bool may_look(void *context) {
+    (void)context;
+    return true;
+}
+
+static bool look(void *context) {
+    (void)context;
+    return atomic_load(&impatient);
 }
 
 static struct redis_request *request(const char *text) {
@@ -121,7 +130,8 @@ static struct redis_request *undo(void *context) {
     return r;
 }
 
-static const struct link_caller caller = {.leave = leave, .enter = enter, .undo = undo};
+static const struct link_caller caller = {
+    .drop_gil = drop_gil, .take_gil = take_gil, .may_look = may_look, .look = look, .undo = undo};
 
 static void *call(void *number) {
     long mine = (long)(intptr_t)number;
@@ -131,7 +141,8 @@ static void *call(void *number) {
         long token = 100000 + mine * CALLS + i;
         snprintf(text, sizeof text, "*2\r\n$4\r\nTAKE\r\n$6\r\n%ld\r\n", token);
         struct redis_request *r = request(text);
-        if (!link_call(&the_link, r, &caller)) {
+        r = link_call(&the_link, r, &caller);
+        if (r == NULL) {
             atomic_fetch_add(&given_up, 1);
             continue;
         }
