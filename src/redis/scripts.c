@@ -9,6 +9,7 @@
 #include "lua_scripts.h"
 
 #define SPAN_US_MAX (INT64_C(1) << 52)
+#define INSTANT_US_END (CLOCK_END / 1000 * 3 / 2) /* no instant that a script says of a lease is later: see lease.c, spend */
 #define NUMBER_ROOM 32 /* "$20\r\n" and 20 digits and "\r\n" */
 
 struct script {
@@ -496,6 +497,9 @@ bool scripts_read_lease(const struct plan *p, const redisReply *reply, struct le
         }
         int64_t later = p->algorithm == SLIDING_WINDOW ? p->rules[i].quota.period_ns / 1000 : 0;
         take->mark_us[i] = bucket ? words[2] : words[0] - later;
+        if (words[0] >= INSTANT_US_END || take->mark_us[i] >= INSTANT_US_END) { /* what is leased counts on from them */
+            return false;
+        }
     }
     return true;
 }
