@@ -155,7 +155,7 @@ static void link_settle_at_once(LinkObject *self) {
     PyErr_Restore(type, error, traceback);
 }
 
-static const char *fault_name(enum connection_fault fault) {
+static const char *link_fault_name(enum connection_fault fault) {
     static const char *const names[] = {
         [FAULT_NONE] = "none",          [FAULT_ADDRESS] = "address", [FAULT_CONNECT] = "connect",
         [FAULT_TIMEOUT] = "timeout",    [FAULT_LOGIN] = "login",     [FAULT_DATABASE] = "database",
@@ -256,7 +256,7 @@ void link_raise_fault(PyObject *server, const char *fault, const char *text, boo
 }
 
 void link_raise(PyObject *server, const struct redis_request *r) {
-    link_raise_fault(server, fault_name(r->fault), r->error, r->end == REQUEST_LOST);
+    link_raise_fault(server, link_fault_name(r->fault), r->error, r->end == REQUEST_LOST);
 }
 
 void link_log_refusal(struct link *l) {
@@ -290,17 +290,17 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
 
 /* ---- life ---- */
 
-static void fork_take(struct fork_owner *o) {
+static void link_fork_take(struct fork_owner *o) {
     lock_acquire(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link.lock);
 }
-static void fork_give(struct fork_owner *o) {
+static void link_fork_give(struct fork_owner *o) {
     lock_release(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link.lock);
 }
-static void fork_child(struct fork_owner *o) {
+static void link_fork_child(struct fork_owner *o) {
     link_renew(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link);
 }
 
-static int copy_text(PyObject *text, char **copy) {
+static int link_copy_text(PyObject *text, char **copy) {
     if (text == Py_None) {
         return 0;
     }
@@ -342,7 +342,7 @@ void link_copy_address(struct redis_address *to, char *texts[5], const struct re
 /* Its address and its TLS are there. */
 static void link_begin(LinkObject *self, int64_t timeout_ns) {
     link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL, timeout_ns);
-    self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
+    self->fork = (struct fork_owner){.take = link_fork_take, .give = link_fork_give, .child = link_fork_child};
     fork_register(&self->fork);
     self->module = state_of_type(Py_TYPE(self));
     self->ready = true;
@@ -370,9 +370,9 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     if (self == NULL) {
         return NULL;
     }
-    if (copy_text(host, &self->texts[0]) < 0 || copy_text(unix_path, &self->texts[1]) < 0 ||
-        copy_text(user, &self->texts[2]) < 0 || copy_text(password, &self->texts[3]) < 0 ||
-        copy_text(name, &self->texts[4]) < 0) {
+    if (link_copy_text(host, &self->texts[0]) < 0 || link_copy_text(unix_path, &self->texts[1]) < 0 ||
+        link_copy_text(user, &self->texts[2]) < 0 || link_copy_text(password, &self->texts[3]) < 0 ||
+        link_copy_text(name, &self->texts[4]) < 0) {
         Py_DECREF(self);
         return NULL;
     }

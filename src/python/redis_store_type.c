@@ -13,7 +13,7 @@
 /* ---- failing and recovering ---- */
 
 /* A warning, but where on_error raises: there the exception warns, and Python would print both. */
-static void log_switch(RedisStoreObject *s, PyObject *arguments) {
+static void redis_store_log_switch(RedisStoreObject *s, PyObject *arguments) {
     log_message("headway.store", s->on_error == ON_ERROR_RAISE ? "info" : "warning", arguments);
 }
 
@@ -31,7 +31,7 @@ static PlanObject *redis_store_fallback_plan(RedisStoreObject *s, PlanObject *pl
 }
 
 /* With an exception set: 0 and none, where the policy has an answer instead of it; or -1. */
-static int take_over(RedisStoreObject *s) {
+static int redis_store_take_over(RedisStoreObject *s) {
     static const char *const said[] = {
         [ON_ERROR_RAISE] = "Every request raises StoreUnavailableError until the server answers again. %s",
         [ON_ERROR_ALLOW] = "Every request is allowed until the server answers again. %s",
@@ -48,7 +48,8 @@ static int take_over(RedisStoreObject *s) {
     atomic_fetch_add(&s->failures, 1);
     if (!atomic_exchange(&s->failing, true)) {
         /* as text: a record that is kept keeps no traceback */
-        log_switch(s, Py_BuildValue("(sN)", said[s->on_error], PyObject_Str(error != NULL ? error : Py_None)));
+        redis_store_log_switch(s,
+                               Py_BuildValue("(sN)", said[s->on_error], PyObject_Str(error != NULL ? error : Py_None)));
     }
     if (s->on_error == ON_ERROR_RAISE) {
         PyErr_Restore(type, error, traceback);
@@ -63,7 +64,7 @@ static int take_over(RedisStoreObject *s) {
 int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                               struct outcome *out) {
     struct module_state *m = s->module;
-    if (take_over(s) < 0) {
+    if (redis_store_take_over(s) < 0) {
         return -1;
     }
     if (s->on_error == ON_ERROR_FALLBACK) {
@@ -88,12 +89,16 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
 /* For what Python decides: the exception is the argument. */
 static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
     RedisStoreObject *s = (RedisStoreObject *)object;
+    if (s->server == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was not called.");
+        return NULL;
+    }
     if (!PyExceptionInstance_Check(error)) {
         PyErr_SetString(PyExc_TypeError, "_policy takes an exception");
         return NULL;
     }
     PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    if (take_over(s) < 0) {
+    if (redis_store_take_over(s) < 0) {
         return NULL;
     }
     if (s->on_error == ON_ERROR_FALLBACK) {
@@ -104,8 +109,8 @@ static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
 
 void redis_store_recovered(RedisStoreObject *s) {
     if (atomic_load_explicit(&s->failing, memory_order_relaxed) && atomic_exchange(&s->failing, false)) {
-        log_switch(s, Py_BuildValue("(sOL)", "%s answers again; %s decisions so far were taken without it.", s->server,
-                                    (long long)atomic_load(&s->failures)));
+        redis_store_log_switch(s, Py_BuildValue("(sOL)", "%s answers again; %s decisions so far were taken without it.",
+                                                s->server, (long long)atomic_load(&s->failures)));
     }
 }
 
@@ -153,7 +158,7 @@ static void redis_store_give_slot_back(RedisStoreObject *s, struct remote *r) {
 }
 
 /* Until what was reserved is due. */
-static int sleep_for_slot(RedisStoreObject *s, struct remote *r, int64_t wait) {
+static int redis_store_sleep_for_slot(RedisStoreObject *s, struct remote *r, int64_t wait) {
     int answer = sleep_for(wait);
     if (answer < 0) {
         redis_store_give_slot_back(s, r);
@@ -182,7 +187,7 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
         *out = r.out;
         if (answer == 0 && timeout_ns >= 0 && cost > 0 && out->kind == OUTCOME_ADMITTED) {
             out->wait_ns = -1;
-            answer = r.out.wait_ns > 0 ? sleep_for_slot(s, &r, r.out.wait_ns) : 0;
+            answer = r.out.wait_ns > 0 ? redis_store_sleep_for_slot(s, &r, r.out.wait_ns) : 0;
             remote_free(&r);
             return answer;
         }

@@ -43,18 +43,18 @@ bool redis_append(struct redis_buffer *b, const char *bytes, size_t length) {
     return true;
 }
 
-static bool append_header(struct redis_buffer *b, char kind, int64_t value) {
+static bool redis_append_header(struct redis_buffer *b, char kind, int64_t value) {
     char text[32];
     int length = snprintf(text, sizeof text, "%c%lld\r\n", kind, (long long)value);
     return redis_append(b, text, (size_t)length);
 }
 
 bool redis_append_array(struct redis_buffer *b, int count) {
-    return append_header(b, '*', count);
+    return redis_append_header(b, '*', count);
 }
 
 bool redis_append_text(struct redis_buffer *b, const char *bytes, size_t length) {
-    return append_header(b, '$', (int64_t)length) && redis_append(b, bytes, length) && redis_append(b, "\r\n", 2);
+    return redis_append_header(b, '$', (int64_t)length) && redis_append(b, bytes, length) && redis_append(b, "\r\n", 2);
 }
 
 bool redis_append_number(struct redis_buffer *b, int64_t value) {
@@ -71,7 +71,7 @@ void connection_init(struct redis_connection *c, const struct redis_address *add
         (struct redis_connection){.address = address, .stream = stream, .fd = -1, .owner = owner, .on_reply = on_reply};
 }
 
-static void drop(struct redis_connection *c) {
+static void connection_drop(struct redis_connection *c) {
     if (c->state == CONNECTION_CONNECTING) {
         dial_end(&c->dial);
     } else if (c->fd >= 0) {
@@ -84,7 +84,7 @@ static void drop(struct redis_connection *c) {
 }
 
 void connection_destroy(struct redis_connection *c) {
-    drop(c);
+    connection_drop(c);
     free(c->out.bytes);
     c->out = (struct redis_buffer){0};
 }
@@ -98,7 +98,7 @@ void connection_close(struct redis_connection *c, enum connection_fault fault, c
     vsnprintf(c->error, sizeof c->error, format, arguments);
     va_end(arguments);
     c->fault = fault;
-    drop(c);
+    connection_drop(c);
 }
 
 /* ---- connecting ---- */
@@ -110,7 +110,7 @@ static void connection_watch_newest(struct redis_connection *c, bool tried) {
     c->fd = newest;
 }
 
-static bool open_unix(struct redis_connection *c) {
+static bool connection_open_unix(struct redis_connection *c) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(c->address->unix_path) >= sizeof address.sun_path) {
         connection_close(c, FAULT_ADDRESS, "the path of the socket is too long");
@@ -125,7 +125,7 @@ static bool open_unix(struct redis_connection *c) {
     return true;
 }
 
-static bool connect_to(struct redis_connection *c, int problem, struct addrinfo *found, int64_t now) {
+static bool connection_dial(struct redis_connection *c, int problem, struct addrinfo *found, int64_t now) {
     if (problem != 0) {
         connection_close(c, FAULT_ADDRESS, "%s", gai_strerror(problem));
         return false;
@@ -146,20 +146,20 @@ int connection_find(const struct redis_address *a, bool number, struct addrinfo 
     return getaddrinfo(a->host, port, &hints, found);
 }
 
-static bool open_tcp(struct redis_connection *c) {
+static bool connection_open_tcp(struct redis_connection *c) {
     struct addrinfo *found;
     int problem = connection_find(c->address, c->defers_names, &found);
     if (problem == EAI_NONAME && c->defers_names) {
         c->state = CONNECTION_RESOLVING;
         return true;
     }
-    return connect_to(c, problem, found, clock_now());
+    return connection_dial(c, problem, found, clock_now());
 }
 
 bool connection_resolved(struct redis_connection *c, int problem, struct addrinfo *found) {
     if (c->state == CONNECTION_RESOLVING) {
         c->state = CONNECTION_CONNECTING;
-        return connect_to(c, problem, found, clock_now());
+        return connection_dial(c, problem, found, clock_now());
     }
     if (found != NULL) {
         freeaddrinfo(found);
@@ -169,7 +169,7 @@ bool connection_resolved(struct redis_connection *c, int problem, struct addrinf
 
 enum greeting { GREETING_HELLO, GREETING_AUTH, GREETING_SELECT, GREETING_NAME, GREETING_INFO };
 
-static bool greet_with(struct redis_connection *c, enum greeting kind, int count, const char *const *words) {
+static bool connection_greet_with(struct redis_connection *c, enum greeting kind, int count, const char *const *words) {
     if (!redis_append_array(&c->out, count)) {
         return false;
     }
@@ -183,30 +183,32 @@ static bool greet_with(struct redis_connection *c, enum greeting kind, int count
 }
 
 /* AUTH goes before HELLO, so that a server without HELLO knows us too; all of it is one write. */
-static bool greet(struct redis_connection *c) {
+static bool connection_greet(struct redis_connection *c) {
     const struct redis_address *a = c->address;
     char number[16];
     bool done = true;
     c->greetings_left = 0;
     if (a->password != NULL && a->user != NULL) {
-        done = greet_with(c, GREETING_AUTH, 3, (const char *[]){"AUTH", a->user, a->password});
+        done = connection_greet_with(c, GREETING_AUTH, 3, (const char *[]){"AUTH", a->user, a->password});
     } else if (a->password != NULL) {
-        done = greet_with(c, GREETING_AUTH, 2, (const char *[]){"AUTH", a->password});
+        done = connection_greet_with(c, GREETING_AUTH, 2, (const char *[]){"AUTH", a->password});
     }
 #if HIREDIS_MAJOR >= 1
     if (a->resp3) {
-        done = done && greet_with(c, GREETING_HELLO, 2, (const char *[]){"HELLO", "3"});
+        done = done && connection_greet_with(c, GREETING_HELLO, 2, (const char *[]){"HELLO", "3"});
     }
 #endif
     if (a->database != 0) {
         snprintf(number, sizeof number, "%d", a->database);
-        done = done && greet_with(c, GREETING_SELECT, 2, (const char *[]){"SELECT", number});
+        done = done && connection_greet_with(c, GREETING_SELECT, 2, (const char *[]){"SELECT", number});
     }
     if (a->client_name != NULL) {
-        done = done && greet_with(c, GREETING_NAME, 3, (const char *[]){"CLIENT", "SETNAME", a->client_name});
+        done =
+            done && connection_greet_with(c, GREETING_NAME, 3, (const char *[]){"CLIENT", "SETNAME", a->client_name});
     }
     /* Always something, so that what is not Redis is found out before it is asked for a decision. */
-    return done && greet_with(c, GREETING_INFO, 4, (const char *[]){"CLIENT", "SETINFO", "LIB-NAME", "headway"});
+    return done &&
+           connection_greet_with(c, GREETING_INFO, 4, (const char *[]){"CLIENT", "SETINFO", "LIB-NAME", "headway"});
 }
 
 bool connection_open(struct redis_connection *c, int64_t now) {
@@ -215,10 +217,10 @@ bool connection_open(struct redis_connection *c, int64_t now) {
     c->out.start = c->out.end = 0;
     c->state = CONNECTION_CONNECTING;
     c->deadline = now + c->address->connect_timeout_ns;
-    if (!(c->address->unix_path != NULL ? open_unix(c) : open_tcp(c))) {
+    if (!(c->address->unix_path != NULL ? connection_open_unix(c) : connection_open_tcp(c))) {
         return false;
     }
-    if (!reply_reader_open(&c->replies) || !greet(c)) {
+    if (!reply_reader_open(&c->replies) || !connection_greet(c)) {
         connection_close(c, FAULT_MEMORY, "out of memory");
         return false;
     }
@@ -283,7 +285,7 @@ static void connection_fail_stream(struct redis_connection *c) {
     }
 }
 
-static bool finish_connecting(struct redis_connection *c, int64_t now) {
+static bool connection_finish_connecting(struct redis_connection *c, int64_t now) {
     int fd, tried = c->dial.next;
     switch (dial_advance(&c->dial, now, &fd)) {
     case DIAL_GOES_ON:
@@ -305,7 +307,7 @@ static bool finish_connecting(struct redis_connection *c, int64_t now) {
     return c->state != CONNECTION_CLOSED; /* in a fork's child it is, where the stream's code forked */
 }
 
-static void fail_io(struct redis_connection *c) {
+static void connection_fail_io(struct redis_connection *c) {
     char alert[64];
     int error = errno;
     /* A peer that refuses under TLS says why and hangs up: the reason may be there to be read. */
@@ -320,7 +322,7 @@ static void fail_io(struct redis_connection *c) {
     }
 }
 
-static bool write_out(struct redis_connection *c, int64_t now) {
+static bool connection_write_out(struct redis_connection *c, int64_t now) {
     while (c->out.end > c->out.start) {
         const char *bytes = c->out.bytes + c->out.start;
         size_t length = c->out.end - c->out.start;
@@ -333,7 +335,7 @@ static bool write_out(struct redis_connection *c, int64_t now) {
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
                 return true;
             }
-            fail_io(c);
+            connection_fail_io(c);
             return false;
         }
         c->out.start += (size_t)n;
@@ -349,7 +351,7 @@ bool reply_begins(const redisReply *r, const char *text) {
 }
 
 /* The reply to a part of the greeting. What an old server does not know is let go. */
-static bool greeted(struct redis_connection *c, redisReply *r) {
+static bool connection_greeted(struct redis_connection *c, redisReply *r) {
     static const char *const asked[] = {"HELLO", "AUTH", "SELECT", "CLIENT SETNAME", "CLIENT SETINFO"};
     enum greeting kind = (enum greeting)c->greeting_kinds[0];
     bool failed = r->type == REDIS_REPLY_ERROR;
@@ -379,7 +381,7 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
     return c->state != CONNECTION_CLOSED;
 }
 
-static bool take_replies(struct redis_connection *c) {
+static bool connection_take_replies(struct redis_connection *c) {
     for (;;) {
         redisReply *reply = reply_reader_take(&c->replies);
         if (reply == NULL && c->replies.error != NULL) {
@@ -396,7 +398,7 @@ static bool take_replies(struct redis_connection *c) {
         }
 #endif
         if (c->state == CONNECTION_GREETING) {
-            if (!greeted(c, reply)) {
+            if (!connection_greeted(c, reply)) {
                 return false;
             }
         } else if (!c->on_reply(c->owner, reply)) {
@@ -409,7 +411,7 @@ static bool take_replies(struct redis_connection *c) {
     }
 }
 
-static bool read_in(struct redis_connection *c, int64_t now) {
+static bool connection_read_in(struct redis_connection *c, int64_t now) {
     char bytes[READ_SIZE];
     size_t total = 0;
     for (;;) {
@@ -423,7 +425,7 @@ static bool read_in(struct redis_connection *c, int64_t now) {
         }
         if (n <= 0) {
             if (n < 0) {
-                fail_io(c);
+                connection_fail_io(c);
             } else {
                 connection_close(c, FAULT_CLOSED, "the server closed the connection");
             }
@@ -434,7 +436,7 @@ static bool read_in(struct redis_connection *c, int64_t now) {
             connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
             return false;
         }
-        if (!take_replies(c)) {
+        if (!connection_take_replies(c)) {
             return false;
         }
         total += (size_t)n;
@@ -444,7 +446,7 @@ static bool read_in(struct redis_connection *c, int64_t now) {
     }
 }
 
-static bool in_time(struct redis_connection *c, int64_t now) {
+static bool connection_is_in_time(struct redis_connection *c, int64_t now) {
     if (c->state != CONNECTION_READY && now >= c->deadline) {
         connection_close(c, FAULT_TIMEOUT, "no connection within %.3g s", (double)c->address->connect_timeout_ns / 1e9);
         return false;
@@ -456,7 +458,7 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_CLOSED) {
         return false;
     }
-    if (!in_time(c, now)) {
+    if (!connection_is_in_time(c, now)) {
         return false;
     }
     if (c->state == CONNECTION_RESOLVING) {
@@ -465,17 +467,19 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
     if (c->stream != NULL) {
         c->stream->begin(c->stream->context);
     }
-    if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c, now) || c->state == CONNECTION_CONNECTING)) {
+    if (c->state == CONNECTION_CONNECTING &&
+        (!connection_finish_connecting(c, now) || c->state == CONNECTION_CONNECTING)) {
         return c->state != CONNECTION_CLOSED;
     }
-    return write_out(c, now) && read_in(c, now) && (c->stream == NULL || write_out(c, now));
+    return connection_write_out(c, now) && connection_read_in(c, now) &&
+           (c->stream == NULL || connection_write_out(c, now));
 }
 
 bool connection_write(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_READY) {
-        return write_out(c, now);
+        return connection_write_out(c, now);
     }
-    return c->state != CONNECTION_CLOSED && in_time(c, now);
+    return c->state != CONNECTION_CLOSED && connection_is_in_time(c, now);
 }
 
 bool connection_is_stale(struct redis_connection *c) {

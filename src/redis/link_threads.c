@@ -12,8 +12,9 @@
 #define GRACE_NS (20 * NS_PER_MS)
 
 enum thread_end {
-    THREAD_GOES_ON, /* without the GIL: as the driver if its request has `drive` */
-    THREAD_IS_OVER, /* without the GIL */
+    THREAD_DRIVES,  /* without the GIL, as the next two */
+    THREAD_FOLLOWS, /* another drives, or will */
+    THREAD_IS_OVER,
     THREAD_GIVES_UP /* with the GIL; its request is the link's */
 };
 
@@ -138,9 +139,10 @@ static enum thread_end thread_gives_up(struct link *l, struct redis_request *min
 /* Runs signal handlers, and whatever else Python runs then. */
 static enum thread_end thread_look(struct link *l, struct redis_request *mine, const struct link_caller *caller) {
     lock_acquire(&l->lock);
-    if (mine->end != REQUEST_OPEN) {
+    bool drives = mine->drive;
+    if (mine->end != REQUEST_OPEN) { /* it is seen to when the thread goes on */
         lock_release(&l->lock);
-        return THREAD_GOES_ON;
+        return drives ? THREAD_DRIVES : THREAD_FOLLOWS;
     }
     link_go_away(l, mine);
     link_wake_first(l);
@@ -152,8 +154,9 @@ static enum thread_end thread_look(struct link *l, struct redis_request *mine, c
     }
     lock_acquire(&l->lock);
     link_come_back(l, mine);
+    drives = mine->drive;
     lock_release(&l->lock);
-    return gives_up ? thread_gives_up(l, mine, caller) : THREAD_GOES_ON;
+    return gives_up ? thread_gives_up(l, mine, caller) : drives ? THREAD_DRIVES : THREAD_FOLLOWS;
 }
 
 /* ---- driving ---- */
@@ -164,18 +167,18 @@ static enum thread_end driver_turn(struct link *l, struct redis_request *mine, b
                                    const struct link_caller *caller) {
     if (l->connection.stream == NULL) {
         link_turn(l, readable);
-        return THREAD_GOES_ON;
+        return THREAD_DRIVES;
     }
     struct redis_request nobody = {.drive = true}; /* which no list has */
     struct redis_request *me = mine != NULL ? mine : &nobody;
     lock_acquire(&l->lock);
     me->drive = l->driven = false; /* those who sleep are not woken: mostly the GIL is there at once */
     me->away = true;
+    bool looks = mine != NULL && mine->end == REQUEST_OPEN && caller->may_look != NULL;
     lock_release(&l->lock);
     caller->take_gil(caller->context);
     /* Python's ssl looks for signals whenever it reads or writes; better they are seen to here, where nothing is under way. */
-    bool gives_up = mine != NULL && mine->end == REQUEST_OPEN && caller->may_look != NULL &&
-                    caller->may_look(caller->context) && caller->look(caller->context);
+    bool gives_up = looks && caller->may_look(caller->context) && caller->look(caller->context);
     lock_acquire(&l->lock);
     link_come_back(l, me);
     if (gives_up) {
@@ -198,7 +201,7 @@ static enum thread_end driver_turn(struct link *l, struct redis_request *mine, b
         }
     }
     caller->drop_gil(caller->context);
-    return drives ? THREAD_GOES_ON : THREAD_IS_OVER;
+    return drives ? THREAD_DRIVES : THREAD_FOLLOWS;
 }
 
 /* True: a signal came. */
@@ -216,7 +219,7 @@ static enum thread_end driver_read_leftovers(struct link *l, struct redis_reques
     lock_acquire(&l->lock);
     bool left = l->connection.state == CONNECTION_READY && l->sent.first != NULL && l->sent.first->abandoned;
     lock_release(&l->lock);
-    return left ? driver_turn(l, mine, true, caller) : THREAD_GOES_ON;
+    return left ? driver_turn(l, mine, true, caller) : THREAD_DRIVES;
 }
 
 /* Sends, polls once and reads. Comes with the lock and goes without. As driver_turn; *signalled: a signal came. */
@@ -230,20 +233,20 @@ static enum thread_end driver_round(struct link *l, struct redis_request *mine, 
         lock_acquire(&l->lock);
         link_closed(l, false, now);
         lock_release(&l->lock);
-        return THREAD_GOES_ON;
+        return THREAD_DRIVES;
     }
     enum thread_end end = driver_turn(l, mine, false, caller);
-    if (end != THREAD_GOES_ON || c->state == CONNECTION_CLOSED) {
+    if (end != THREAD_DRIVES || c->state == CONNECTION_CLOSED) {
         return end;
     }
     *signalled = driver_poll(l, deadline < until ? deadline : until);
-    return *signalled ? THREAD_GOES_ON : driver_turn(l, mine, true, caller);
+    return *signalled ? THREAD_DRIVES : driver_turn(l, mine, true, caller);
 }
 
 /* With the lock held, before and after. As driver_turn. */
 static enum thread_end driver_write_before_leaving(struct link *l, struct redis_request *mine,
                                                    const struct link_caller *caller) {
-    enum thread_end end = THREAD_GOES_ON;
+    enum thread_end end = THREAD_DRIVES;
     if (l->connection.state == CONNECTION_READY && link_is_worth_a_write(l)) {
         link_prepare(l, clock_now());
         lock_release(&l->lock);
@@ -253,37 +256,37 @@ static enum thread_end driver_write_before_leaving(struct link *l, struct redis_
     return end;
 }
 
+/* The driver's own request is over. Comes with the lock and goes without. */
+static enum thread_end driver_ends(struct link *l, struct redis_request *mine, const struct link_caller *caller) {
+    enum thread_end end = driver_write_before_leaving(l, mine, caller);
+    if (end == THREAD_DRIVES) { /* else another does, or it gives up */
+        link_hand_over(l);
+    }
+    link_wake_first(l);
+    lock_release(&l->lock);
+    return end == THREAD_GIVES_UP ? thread_gives_up(l, mine, caller) : THREAD_IS_OVER;
+}
+
 /* Drives until `mine` is over, the caller gives up, or another drives. */
 static enum thread_end thread_drive(struct link *l, struct redis_request *mine, const struct link_caller *caller) {
     enum thread_end end = driver_read_leftovers(l, mine, caller);
     bool may_look = caller->may_look != NULL; /* not known yet */
-    while (end == THREAD_GOES_ON) {
+    while (end == THREAD_DRIVES) {
         int64_t now = clock_now(), slice_end = may_look ? now + SIGNAL_SLICE_NS : INT64_MAX;
         bool signalled = false;
         lock_acquire(&l->lock);
         link_wake_first(l);
         if (mine->end != REQUEST_OPEN) {
-            break;
+            return driver_ends(l, mine, caller);
         }
         end = driver_round(l, mine, now, slice_end, caller, &signalled);
-        /* Nobody else ends a request while this thread drives, so `mine` can be looked at. */
-        if (end == THREAD_GOES_ON && may_look && mine->end == REQUEST_OPEN && (signalled || clock_now() >= slice_end)) {
+        /* No other thread ends a request while this one drives, so `mine` can be looked at. */
+        if (end == THREAD_DRIVES && may_look && mine->end == REQUEST_OPEN && (signalled || clock_now() >= slice_end)) {
             may_look = caller->may_look(caller->context);
-            if (may_look && ((end = thread_look(l, mine, caller)) != THREAD_GOES_ON || !mine->drive)) {
+            if (may_look && (end = thread_look(l, mine, caller)) == THREAD_GIVES_UP) {
                 return end;
             }
         }
-    }
-    if (end == THREAD_GOES_ON) { /* `mine` is over, and the lock is held */
-        end = driver_write_before_leaving(l, mine, caller);
-        if (mine->drive && end != THREAD_GIVES_UP) {
-            link_hand_over(l);
-        }
-        link_wake_first(l);
-        lock_release(&l->lock);
-        end = end == THREAD_GOES_ON ? THREAD_IS_OVER : end;
-    } else if (end == THREAD_IS_OVER) { /* another drives */
-        return THREAD_GOES_ON;
     }
     return end == THREAD_GIVES_UP ? thread_gives_up(l, mine, caller) : end;
 }
@@ -304,11 +307,11 @@ static enum thread_end thread_follow(struct link *l, struct redis_request *mine,
         }
         lock_release(&l->lock);
         if (over || drives) {
-            return over ? THREAD_IS_OVER : THREAD_GOES_ON;
+            return over ? THREAD_IS_OVER : THREAD_DRIVES;
         }
         if (may_look && woken != PARK_WOKEN && (may_look = caller->may_look(caller->context))) {
             enum thread_end end = thread_look(l, mine, caller);
-            if (end != THREAD_GOES_ON || mine->drive) {
+            if (end != THREAD_FOLLOWS) {
                 return end;
             }
         }
@@ -329,13 +332,13 @@ struct redis_request *link_call(struct link *l, struct redis_request *r, const s
         return r;
     }
     list_append(&l->waiting, r);
+    enum thread_end end = l->driven ? THREAD_FOLLOWS : THREAD_DRIVES;
     r->drive = !l->driven;
     l->driven = true;
     lock_release(&l->lock);
     caller->drop_gil(caller->context);
-    enum thread_end end = THREAD_GOES_ON;
-    while (end == THREAD_GOES_ON) {
-        end = r->drive ? thread_drive(l, r, caller) : thread_follow(l, r, caller);
+    while (end == THREAD_DRIVES || end == THREAD_FOLLOWS) {
+        end = end == THREAD_DRIVES ? thread_drive(l, r, caller) : thread_follow(l, r, caller);
     }
     if (end == THREAD_GIVES_UP) {
         return NULL;
@@ -355,7 +358,7 @@ bool link_settle(struct link *l, int64_t until, const struct link_caller *caller
     bool signalled;
     caller->drop_gil(caller->context);
     enum thread_end end = driver_read_leftovers(l, NULL, caller);
-    while (end == THREAD_GOES_ON) {
+    while (end == THREAD_DRIVES) {
         int64_t now = clock_now();
         lock_acquire(&l->lock);
         if (now >= until || !link_owes_locked(l)) {
@@ -366,7 +369,7 @@ bool link_settle(struct link *l, int64_t until, const struct link_caller *caller
         end = driver_round(l, NULL, now, until, caller, &signalled);
     }
     lock_acquire(&l->lock);
-    if (end != THREAD_IS_OVER) { /* it drives yet */
+    if (end != THREAD_FOLLOWS) { /* it drives yet */
         link_hand_over(l);
         link_wake_first(l);
     }

@@ -6,6 +6,7 @@ Each test is a process of its own, since what is tested would hang it. The serve
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 import subprocess
@@ -55,7 +56,9 @@ def run(server: FakeServer, certificates: Certificates, script: str) -> list[str
     try:
         out, err = process.communicate(timeout=WITHIN_S)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)
+        process.send_signal(signal.SIGABRT)  # which makes it say where its threads are
+        process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # a child that it forked
         out, err = process.communicate()
         pytest.fail(f"it hangs; it said {out.splitlines()}\n{err}")
     assert process.returncode == 0, err
