@@ -86,8 +86,9 @@ FLAGS_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sani
 FLAGS_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread
 FLAGS_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 
-# test_link.c tests what stands on hiredis; where that is not installed, the program says so and tests nothing.
-LINK_SOURCES := src/redis/connection.c src/redis/link.c src/redis/link_threads.c
+# These test what stands on hiredis; where that is not installed, each says so and tests nothing.
+LINK_TESTS := test_link test_replies test_dial
+LINK_SOURCES := $(addprefix src/redis/,connection.c dial.c link.c link_threads.c replies.c)
 
 define variant
 build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
@@ -97,7 +98,7 @@ build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
 build/core/$(1)/test_%: tests/core/test_%.c $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS)
 	@$(2) $$(CORE_FLAGS) $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) -lm -o $$@
 
-build/core/$(1)/test_link: tests/core/test_link.c $(LINK_SOURCES) $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS) $$(wildcard src/redis/*.h)
+$$(addprefix build/core/$(1)/,$$(LINK_TESTS)): build/core/$(1)/%: tests/core/%.c $(LINK_SOURCES) $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS) $$(wildcard src/redis/*.h)
 	@if hiredis=$$$$($$(PY) scripts/find_hiredis.py); then hiredis="$(LINK_SOURCES) $$$$hiredis"; else hiredis=-DHEADWAY_WITHOUT_REDIS=1; fi; \
 	$(2) $$(CORE_FLAGS) -Isrc/redis $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) $$$$hiredis -lm -o $$@
 

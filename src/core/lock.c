@@ -79,9 +79,6 @@ void parker_wake(struct parker *p) {
 
 #else
 
-/* A condition variable does not end at a signal, so a sleep is cut into slices after which the caller looks for one. */
-#define SIGNAL_SLICE_NS (20 * NS_PER_MS)
-
 bool thread_is_first(void) {
 #if defined(__APPLE__)
     return pthread_main_np() != 0;
@@ -105,6 +102,7 @@ void parker_destroy(struct parker *p) {
     pthread_mutex_destroy(&p->mutex);
 }
 
+/* A condition variable does not end at a signal, so a sleep is cut into slices after which the caller looks for one. */
 enum park_end parker_sleep(struct parker *p, int64_t instant_ns) {
     enum park_end end = PARK_WOKEN;
     int64_t slice_end = clock_now() + SIGNAL_SLICE_NS;
@@ -136,3 +134,12 @@ void parker_wake(struct parker *p) {
 }
 
 #endif
+
+enum park_end parker_nap(struct parker *p, int64_t instant_ns, bool looks) {
+    int64_t slice_end = looks ? clock_now() + SIGNAL_SLICE_NS : INT64_MAX;
+    if (slice_end >= instant_ns) {
+        return parker_sleep(p, instant_ns);
+    }
+    enum park_end end = parker_sleep(p, slice_end);
+    return end == PARK_TIMEOUT ? PARK_INTERRUPTED : end;
+}

@@ -78,6 +78,13 @@ void parker_destroy(struct parker *p);
  * that came first is not lost. Never returns PARK_TIMEOUT early. Call it without any lock and without the GIL. */
 enum park_end parker_sleep(struct parker *p, int64_t instant_ns);
 
+/* A signal that comes after a thread's last look and before the kernel has put it to sleep, or that the kernel hands to another thread,
+ * does not end the sleep. So a thread that runs signal handlers looks for them at least this often. */
+#define SIGNAL_SLICE_NS INT64_C(25000000)
+
+/* The same, but of a thread that looks for signals no longer than SIGNAL_SLICE_NS at a time: then PARK_INTERRUPTED. */
+enum park_end parker_nap(struct parker *p, int64_t instant_ns, bool looks);
+
 /* Is this the thread that the process began with, where Python runs its signal handlers? */
 bool thread_is_first(void);
 

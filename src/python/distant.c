@@ -28,9 +28,8 @@ void distant_release(struct distant *d) {
     if (d->foreign != NULL) {
         request_free(d->foreign);
     }
-    remote_clear(&d->remote);
+    remote_free(&d->remote);
     PyMem_Free(d->remote.take);
-    Py_XDECREF(d->remote.answer);
     Py_XDECREF(d->remote.plan);
     Py_XDECREF(d->key_owner);
     free(d->words.bytes);

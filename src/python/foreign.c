@@ -5,7 +5,7 @@
 #include "remote.h"
 
 /* "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", which we have written ourselves, as a list of bytes. */
-static PyObject *words_of(const struct redis_request *request) {
+static PyObject *foreign_words(const struct redis_request *request) {
     const char *at = request->bytes + 1;
     long count = strtol(at, (char **)&at, 10);
     PyObject *words = PyList_New(count);
@@ -24,12 +24,12 @@ static PyObject *words_of(const struct redis_request *request) {
 
 /* ---- what gives back what a call took whose caller has gone ---- */
 
-static void free_undo(PyObject *capsule) {
+static void foreign_free_undo(PyObject *capsule) {
     request_free(PyCapsule_GetPointer(capsule, NULL));
 }
 
 /* From the reply that nobody waited for to the words that undo it, or None. */
-static PyObject *undo(PyObject *capsule, PyObject *reply) {
+static PyObject *foreign_undo(PyObject *capsule, PyObject *reply) {
     struct redis_request *request = PyCapsule_GetPointer(capsule, NULL);
     struct redis_request *answered = request == NULL ? NULL : request_new(0);
     PyObject *words = NULL;
@@ -37,67 +37,70 @@ static PyObject *undo(PyObject *capsule, PyObject *reply) {
         return request == NULL ? NULL : PyErr_NoMemory();
     }
     if (foreign_answer(answered, reply) == 0) {
-        words = request->fill(request, answered->reply) ? words_of(request) : Py_NewRef(Py_None);
+        words = request->fill(request, answered->reply) ? foreign_words(request) : Py_NewRef(Py_None);
     }
     request_free(answered);
     return words;
 }
-static PyMethodDef undo_method = {"undo", undo, METH_O, NULL};
+static PyMethodDef foreign_undo_method = {"undo", foreign_undo, METH_O, NULL};
 
-static PyObject *undo_of(struct remote *r) {
+static PyObject *foreign_undo_function(struct remote *r) {
     struct redis_request *request = remote_undo(r);
     if (request == NULL) {
         return Py_NewRef(Py_None);
     }
-    PyObject *capsule = PyCapsule_New(request, NULL, free_undo);
+    PyObject *capsule = PyCapsule_New(request, NULL, foreign_free_undo);
     if (capsule == NULL) {
         request_free(request);
         return NULL;
     }
-    PyObject *function = PyCFunction_New(&undo_method, capsule);
+    PyObject *function = PyCFunction_New(&foreign_undo_method, capsule);
     Py_DECREF(capsule);
     return function;
 }
 
-static PyObject *call_client(RedisStoreObject *s, const char *method, const struct redis_request *request) {
-    PyObject *words = words_of(request);
+static PyObject *foreign_ask(RedisStoreObject *s, const char *method, const struct redis_request *request) {
+    PyObject *words = foreign_words(request);
     PyObject *answer = words == NULL ? NULL : PyObject_CallMethod(s->client, method, "O", words);
     Py_XDECREF(words);
     return answer;
 }
 
 int foreign_answer(struct redis_request *request, PyObject *reply) {
-    redisReader *reader = NULL;
-    void *read = NULL;
-    int answer = -1;
+    struct reply_reader reader = {0};
     if (!PyBytes_Check(reply)) {
         PyErr_Format(PyExc_TypeError, "the client answered %R, must be bytes", reply);
-    } else if ((reader = redisReaderCreate()) == NULL) {
+        return -1;
+    }
+    if (!reply_reader_open(&reader)) {
         PyErr_NoMemory();
-    } else if (redisReaderFeed(reader, PyBytes_AS_STRING(reply), (size_t)PyBytes_GET_SIZE(reply)) != REDIS_OK ||
-               redisReaderGetReply(reader, &read) != REDIS_OK || read == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the client's answer cannot be read");
+        return -1;
+    }
+    redisReply *read = NULL;
+    if (reply_reader_feed(&reader, PyBytes_AS_STRING(reply), (size_t)PyBytes_GET_SIZE(reply))) {
+        read = reply_reader_take(&reader);
+    }
+    if (read == NULL) {
+        PyErr_Format(PyExc_ValueError, "the client's answer cannot be read: %s",
+                     reader.error != NULL ? reader.error : "it is not whole");
     } else {
         request->reply = read;
         request->end = REQUEST_DONE;
-        answer = 0;
     }
-    if (reader != NULL) {
-        redisReaderFree(reader);
-    }
-    return answer;
+    reply_reader_close(&reader);
+    return read == NULL ? -1 : 0;
 }
 
 int foreign_call(RedisStoreObject *s, struct redis_request *request) {
-    PyObject *reply = call_client(s, "call", request);
+    PyObject *reply = foreign_ask(s, "call", request);
     int answer = reply == NULL ? -1 : foreign_answer(request, reply);
     Py_XDECREF(reply);
     return answer;
 }
 
 PyObject *foreign_call_async(RedisStoreObject *s, struct remote *r, const struct redis_request *request) {
-    PyObject *words = words_of(request), *coroutine = NULL;
-    PyObject *gives_back = words == NULL ? NULL : undo_of(r);
+    PyObject *words = foreign_words(request), *coroutine = NULL;
+    PyObject *gives_back = words == NULL ? NULL : foreign_undo_function(r);
     if (gives_back != NULL) {
         coroutine = PyObject_CallMethod(s->client, "call_async", "OO", words, gives_back);
     }
@@ -107,7 +110,7 @@ PyObject *foreign_call_async(RedisStoreObject *s, struct remote *r, const struct
 }
 
 int foreign_tell(RedisStoreObject *s, const struct redis_request *request) {
-    PyObject *done = call_client(s, "tell", request);
+    PyObject *done = foreign_ask(s, "tell", request);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }

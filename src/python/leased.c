@@ -50,10 +50,11 @@ PlanObject *leased_plan(RedisStoreObject *s, PyObject *prefix, enum algorithm_id
 
 /* In an event loop it is not waited for. That nobody answers leaves the tokens counted, and is nobody's error. -1: another, of a
  * signal's handler for one. */
-static int give_apart(RedisStoreObject *s, PlanObject *plan, const struct table_key *key,
-                      const struct lease_give *give) {
+static int leased_give_apart(RedisStoreObject *s, PlanObject *plan, const struct table_key *key,
+                             const struct lease_give *give) {
     struct remote r = {.kind = REMOTE_GIVE, .plan = plan, .key = *key, .give = give};
     int answer = remote_from_anywhere(s, &r);
+    remote_free(&r);
     if (answer < 0 && PyErr_ExceptionMatches(s->module->store_error)) {
         PyErr_Clear();
         answer = 0;
@@ -62,7 +63,7 @@ static int give_apart(RedisStoreObject *s, PlanObject *plan, const struct table_
 }
 
 /* As many as go into one request; frees them. NULL: no memory. */
-static struct redis_request *give_many(PlanObject *plan, struct lease_rest **rests) {
+static struct redis_request *leased_give_many(PlanObject *plan, struct lease_rest **rests) {
     struct redis_request *all = NULL;
     for (int i = 0; i < BATCH && *rests != NULL; i++) {
         struct lease_rest *rest = *rests;
@@ -77,16 +78,17 @@ static struct redis_request *give_many(PlanObject *plan, struct lease_rest **res
     return all;
 }
 
-static int give_all(RedisStoreObject *s, PlanObject *plan, struct lease_rest **rests) {
-    if (s->client == NULL && s->slots == NULL) {
-        struct redis_request *request = give_many(plan, rests);
+static int leased_give_all(RedisStoreObject *s, PlanObject *plan, struct lease_rest **rests) {
+    if (s->client == NULL && !redis_store_has_slots(s)) {
+        struct redis_request *request = leased_give_many(plan, rests);
         if (request == NULL) {
+            PyErr_NoMemory();
             return -1;
         }
-        LinkObject *link = (LinkObject *)Py_NewRef(s->link);
-        int answer = link_object_call(link, request, NULL, NULL); /* after a signal the request is the link's */
-        if (answer == 0) {
-            answer = request->end == REQUEST_DONE ? 0 : -1;
+        LinkObject *link = redis_store_route(s, 0);
+        request = link_object_call(link, request, NULL, NULL);
+        int answer = request != NULL && request->end == REQUEST_DONE ? 0 : -1;
+        if (request != NULL) {
             request_free(request);
         }
         Py_DECREF(link);
@@ -95,6 +97,7 @@ static int give_all(RedisStoreObject *s, PlanObject *plan, struct lease_rest **r
     struct lease_rest *rest = *rests;
     struct remote r = {.kind = REMOTE_GIVE, .plan = plan, .key = rest->key, .give = &rest->give};
     int answer = remote_run(s, &r);
+    remote_free(&r);
     *rests = rest->next;
     free(rest);
     return answer;
@@ -109,7 +112,7 @@ PyObject *redis_store_give_back(PyObject *store, PyObject *unused) {
         PlanObject *plan = (PlanObject *)PyList_GET_ITEM(plans, i);
         struct lease_rest *rests = lease_drain(plan->lease);
         while (rests != NULL && !failed) {
-            failed = give_all(s, plan, &rests) < 0;
+            failed = leased_give_all(s, plan, &rests) < 0;
         }
         while (rests != NULL) { /* nobody answers: they stay counted until their time is over */
             struct lease_rest *rest = rests;
@@ -145,11 +148,11 @@ int leased_begin(RedisStoreObject *s, PlanObject *plan, const struct table_key *
     int answer = 0;
     lease_begin(plan->lease, key, cost, take, &rest);
     if (rest != NULL) {
-        answer = give_apart(s, plan, &rest->key, &rest->give);
+        answer = leased_give_apart(s, plan, &rest->key, &rest->give);
         free(rest);
     }
     if (answer == 0 && s->client != NULL && take->give.count > 0 && !algorithm_is_bucket(plan->plan->algorithm)) {
-        answer = give_apart(s, plan, key, &take->give); /* such a client takes one command at a time */
+        answer = leased_give_apart(s, plan, key, &take->give); /* such a client takes one command at a time */
         take->give.count = 0;
     }
     if (answer < 0) {
@@ -173,7 +176,9 @@ int leased_limit(RedisStoreObject *s, PlanObject *plan, const struct table_key *
     }
     do {
         remote_renew(&r, REMOTE_LEASE);
-        if (remote_run(s, &r) < 0) {
+        int answer = remote_run(s, &r);
+        remote_free(&r);
+        if (answer < 0) {
             lease_fail(plan->lease, key, &take);
             return redis_store_follow_policy(s, plan, key, cost, out) < 0 ? -1 : 1;
         }

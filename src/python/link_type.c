@@ -48,54 +48,120 @@ PyObject *reply_to_object(struct module_state *m, const redisReply *r) {
     }
 }
 
-/* ---- the GIL ---- */
+/* ---- calling ---- */
+
+static LinkObject *link_copy(LinkObject *self);
 
 struct python_caller {
     PyThreadState *thread;
+    struct tls *tls;
     struct redis_request *(*undo)(void *context);
     void *context;
 };
 
-static void leave(void *context) {
+static void gil_drop(void *context) {
     ((struct python_caller *)context)->thread = PyEval_SaveThread();
 }
 
-static bool enter(void *context, bool ask) {
+static void gil_take(void *context) {
     PyEval_RestoreThread(((struct python_caller *)context)->thread);
-    return ask && PyErr_CheckSignals() < 0;
 }
 
-static struct redis_request *undo_of(void *context) {
+/* Only the first thread runs signal handlers; the others need not take the GIL to look for them. */
+static bool caller_may_look(void *context) {
+    (void)context;
+    return thread_is_first();
+}
+
+static bool caller_look(void *context) {
+    (void)context;
+    return PyErr_CheckSignals() < 0;
+}
+
+static bool caller_raised(void *context) {
+    return tls_raise(((struct python_caller *)context)->tls);
+}
+
+static struct redis_request *caller_undo(void *context) {
     struct python_caller *me = context;
     return me->undo == NULL ? NULL : me->undo(me->context);
 }
 
-int link_object_call(LinkObject *self, struct redis_request *r, struct redis_request *(*undo)(void *context),
-                     void *context) {
-    struct python_caller me = {.undo = undo, .context = context};
-    struct link_caller caller = {.leave = leave, .enter = enter, .undo = undo_of, .context = &me};
-    bool over = link_call(&self->link, r, &caller);
-    link_log_refusal(&self->link);
-    return over ? 0 : -1;
+static struct link_caller link_caller_of(struct python_caller *me) {
+    return (struct link_caller){.drop_gil = gil_drop,
+                                .take_gil = gil_take,
+                                .may_look = caller_may_look,
+                                .look = caller_look,
+                                .raised = caller_raised,
+                                .undo = caller_undo,
+                                .context = me};
 }
 
-void link_object_settle(LinkObject *self) {
-    struct python_caller me = {0};
-    struct link_caller caller = {.leave = leave, .enter = enter, .context = &me};
-    if (link_owes(&self->link)) {
-        PyObject *type, *error, *traceback;
-        PyErr_Fetch(&type, &error, &traceback);
-        link_settle(&self->link, clock_now() + SETTLE_NS, &caller);
-        PyErr_Restore(type, error, traceback);
+/* For a call that TLS itself makes, by a signal handler or the collector: over a connection of its own. */
+static struct redis_request *link_call_apart(LinkObject *self, struct redis_request *r,
+                                             struct redis_request *(*undo)(void *context), void *context) {
+    LinkObject *apart = link_copy(self);
+    if (apart == NULL) {
+        request_free(r);
+        return NULL;
     }
+    r->end = REQUEST_OPEN;
+    r->fault = FAULT_NONE;
+    r = link_object_call(apart, r, undo, context);
+    Py_DECREF(apart);
+    return r;
 }
 
-static const char *fault_name(enum connection_fault fault) {
+struct redis_request *link_object_call(LinkObject *self, struct redis_request *r,
+                                       struct redis_request *(*undo)(void *context), void *context) {
+    struct python_caller me = {.tls = &self->tls, .undo = undo, .context = context};
+    struct link_caller caller = link_caller_of(&me);
+    struct redis_request *over = link_call(&self->link, r, &caller);
+    if (over != NULL && over->end == REQUEST_UNSENT && over->fault == FAULT_WITHIN) {
+        return link_call_apart(self, over, undo, context);
+    }
+    link_log_refusal(&self->link);
+    return over;
+}
+
+/* ---- closing ---- */
+
+/* What is left to be said is said, for a tenth of a second at most. -1: an exception. */
+static int link_settle_before_closing(LinkObject *self) {
+    struct python_caller me = {.tls = &self->tls};
+    struct link_caller caller = link_caller_of(&me);
+    if (!link_owes(&self->link)) {
+        return 0;
+    }
+    return link_settle(&self->link, clock_now() + SETTLE_NS, &caller) ? 0 : -1;
+}
+
+static void gil_keep(void *context) {
+    (void)context;
+}
+
+/* The same where nothing may be waited for and the GIL must be kept: what can be said at once. An exception that is set stays. */
+static void link_settle_at_once(LinkObject *self) {
+    struct python_caller me = {.tls = &self->tls};
+    struct link_caller caller = {.drop_gil = gil_keep, .take_gil = gil_keep, .raised = caller_raised, .context = &me};
+    PyObject *type, *error, *traceback;
+    if (!link_owes(&self->link)) {
+        return;
+    }
+    PyErr_Fetch(&type, &error, &traceback);
+    if (!link_settle(&self->link, clock_now(), &caller)) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    PyErr_Restore(type, error, traceback);
+}
+
+static const char *link_fault_name(enum connection_fault fault) {
     static const char *const names[] = {
-        [FAULT_NONE] = "none",         [FAULT_ADDRESS] = "address", [FAULT_CONNECT] = "connect",
-        [FAULT_TIMEOUT] = "timeout",   [FAULT_LOGIN] = "login",     [FAULT_DATABASE] = "database",
-        [FAULT_PROTOCOL] = "protocol", [FAULT_TLS] = "tls",         [FAULT_CLOSED] = "closed",
-        [FAULT_MEMORY] = "memory",
+        [FAULT_NONE] = "none",          [FAULT_ADDRESS] = "address", [FAULT_CONNECT] = "connect",
+        [FAULT_TIMEOUT] = "timeout",    [FAULT_LOGIN] = "login",     [FAULT_DATABASE] = "database",
+        [FAULT_PROTOCOL] = "protocol",  [FAULT_TLS] = "tls",         [FAULT_CLOSED] = "closed",
+        [FAULT_MEMORY] = "memory",      [FAULT_FORKED] = "closed",   [FAULT_WITHIN] = "closed",
+        [FAULT_INTERRUPTED] = "closed",
     };
     return names[fault];
 }
@@ -157,8 +223,9 @@ static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_
     }
     memcpy(r->bytes, b.bytes, b.end);
     free(b.bytes);
-    if (link_object_call(self, r, NULL, NULL) < 0) {
-        return NULL; /* the link frees the request */
+    r = link_object_call(self, r, NULL, NULL);
+    if (r == NULL) {
+        return NULL;
     }
     if (r->end == REQUEST_DONE) {
         answer = reply_to_object(m, r->reply);
@@ -189,7 +256,7 @@ void link_raise_fault(PyObject *server, const char *fault, const char *text, boo
 }
 
 void link_raise(PyObject *server, const struct redis_request *r) {
-    link_raise_fault(server, fault_name(r->fault), r->error, r->end == REQUEST_LOST);
+    link_raise_fault(server, link_fault_name(r->fault), r->error, r->end == REQUEST_LOST);
 }
 
 void link_log_refusal(struct link *l) {
@@ -209,8 +276,11 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
     (void)unused;
     LinkObject *self = (LinkObject *)object;
     if (self->ready) {
-        link_object_settle(self);
+        int settled = link_settle_before_closing(self);
         link_close(&self->link);
+        if (settled < 0) {
+            return NULL;
+        }
     }
     if (self->loops != NULL) {
         loop_links_close(self->loops);
@@ -220,17 +290,17 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
 
 /* ---- life ---- */
 
-static void fork_take(struct fork_owner *o) {
+static void link_fork_take(struct fork_owner *o) {
     lock_acquire(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link.lock);
 }
-static void fork_give(struct fork_owner *o) {
+static void link_fork_give(struct fork_owner *o) {
     lock_release(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link.lock);
 }
-static void fork_child(struct fork_owner *o) {
+static void link_fork_child(struct fork_owner *o) {
     link_renew(&((LinkObject *)((char *)o - offsetof(LinkObject, fork)))->link);
 }
 
-static int copy_text(PyObject *text, char **copy) {
+static int link_copy_text(PyObject *text, char **copy) {
     if (text == Py_None) {
         return 0;
     }
@@ -269,6 +339,15 @@ void link_copy_address(struct redis_address *to, char *texts[5], const struct re
     to->client_name = texts[4];
 }
 
+/* Its address and its TLS are there. */
+static void link_begin(LinkObject *self, int64_t timeout_ns) {
+    link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL, timeout_ns);
+    self->fork = (struct fork_owner){.take = link_fork_take, .give = link_fork_give, .child = link_fork_child};
+    fork_register(&self->fork);
+    self->module = state_of_type(Py_TYPE(self));
+    self->ready = true;
+}
+
 static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"host",     "port",     "unix_path",   "user",
                             "password", "database", "client_name", "connect_timeout",
@@ -291,9 +370,9 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     if (self == NULL) {
         return NULL;
     }
-    if (copy_text(host, &self->texts[0]) < 0 || copy_text(unix_path, &self->texts[1]) < 0 ||
-        copy_text(user, &self->texts[2]) < 0 || copy_text(password, &self->texts[3]) < 0 ||
-        copy_text(name, &self->texts[4]) < 0) {
+    if (link_copy_text(host, &self->texts[0]) < 0 || link_copy_text(unix_path, &self->texts[1]) < 0 ||
+        link_copy_text(user, &self->texts[2]) < 0 || link_copy_text(password, &self->texts[3]) < 0 ||
+        link_copy_text(name, &self->texts[4]) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -308,23 +387,38 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         .resp3 = true,
         .connect_timeout_ns = (int64_t)(connect_timeout * 1e9),
     };
-    if (tls != Py_None) {
-        tls_init(&self->tls, tls, host);
+    if (tls != Py_None && tls_init(&self->tls, tls, host) < 0) {
+        Py_DECREF(self);
+        return NULL;
     }
-    link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL,
-              (int64_t)(timeout * 1e9));
-    self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
-    fork_register(&self->fork);
-    self->module = state_of_type(type);
-    self->ready = true;
+    link_begin(self, (int64_t)(timeout * 1e9));
     return (PyObject *)self;
+}
+
+/* Another to the same server. NULL: an exception. */
+static LinkObject *link_copy(LinkObject *self) {
+    LinkObject *copy = (LinkObject *)Py_TYPE(self)->tp_alloc(Py_TYPE(self), 0);
+    if (copy == NULL) {
+        return NULL;
+    }
+    link_copy_address(&copy->address, copy->texts, &self->address);
+    if (copy->address.host == NULL || (self->address.password != NULL && copy->address.password == NULL) ||
+        (self->address.unix_path != NULL && copy->address.unix_path == NULL)) {
+        PyErr_NoMemory();
+        Py_CLEAR(copy);
+    } else if (self->tls.context != NULL && tls_init(&copy->tls, self->tls.context, self->tls.host) < 0) {
+        Py_CLEAR(copy);
+    } else {
+        link_begin(copy, self->link.timeout_ns);
+    }
+    return copy;
 }
 
 static void link_dealloc(PyObject *object) {
     LinkObject *self = (LinkObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->ready) {
-        link_object_settle(self);
+        link_settle_at_once(self);
         fork_forget(&self->fork);
         link_destroy(&self->link);
     }

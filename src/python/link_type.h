@@ -23,14 +23,12 @@ typedef struct {
 void link_copy_address(struct redis_address *to, char *texts[5], const struct redis_address *from);
 void link_free_texts(char *texts[5]);
 
-/* Sends and waits without the GIL. -1: a signal handler raised, and the request is the link's. `undo` (or NULL) makes, of `context`,
- * what gives back what the request may have taken then. */
-int link_object_call(LinkObject *self, struct redis_request *r, struct redis_request *(*undo)(void *context),
-                     void *context);
+/* Sends and waits without the GIL; takes the request over. Returns it when it is over, to be freed by the caller. NULL: an exception, of a
+ * signal handler mostly. `undo` (or NULL) makes, of `context`, what gives back what the request may have taken then; it runs no Python code. */
+struct redis_request *link_object_call(LinkObject *self, struct redis_request *r,
+                                       struct redis_request *(*undo)(void *context), void *context);
 /* Once, in the log: what the server would not do when it was greeted. Keeps a pending exception. */
 void link_log_refusal(struct link *l);
-/* What is left to be said is said, for a tenth of a second at most. */
-void link_object_settle(LinkObject *self);
 
 /* Raises StoreUnavailableError for a request that is UNSENT or LOST. */
 void link_raise_fault(PyObject *server, const char *fault, const char *text, bool lost);

@@ -9,6 +9,8 @@
 
 #include "clock.h"
 
+static int schedule(LoopLinkObject *self);
+
 static int watch(LoopLinkObject *self, PyObject *loop, int fd, short events) {
     static const struct {
         short event;
@@ -87,7 +89,7 @@ static void resolve_if_needed(LoopLinkObject *self, PyObject *loop) {
 /* ---- a turn ---- */
 
 void loop_link_step(LoopLinkObject *self, bool readable) {
-    int old = self->link.connection.fd, fd;
+    int fd;
     short events;
     PyObject *loop = weak_target(self->loop);
     if (loop == NULL) {
@@ -96,13 +98,18 @@ void loop_link_step(LoopLinkObject *self, bool readable) {
     link_step(&self->link, readable, &fd, &events);
     resolve_if_needed(self, loop);
     link_log_refusal(&self->link);
-    if (old >= 0 && old != fd && self->fd == old && watch(self, loop, -1, 0) < 0) {
+    bool other = self->socket != self->link.connection.socket;
+    self->socket = self->link.connection.socket;
+    if (self->fd >= 0 && (other || fd < 0) && watch(self, loop, -1, 0) < 0) {
         PyErr_Clear(); /* the loop is closed; else it forgets a descriptor that may be another's by now */
         self->fd = -1;
     }
     if ((fd != self->fd || events != self->events) && watch(self, loop, fd, events) < 0) {
         PyErr_Clear();
         self->fd = -1;
+    }
+    if (self->tls.raised[0] != NULL && !self->scheduled && schedule(self) < 0) {
+        PyErr_Clear(); /* the loop is closed */
     }
     wait_flush(self->module);
     Py_DECREF(loop);
@@ -176,8 +183,9 @@ static PyObject *loop_link_call(PyObject *object, PyObject *args, PyObject *kwar
         resolved(self);
     }
     run(self, !flush);
+    bool raised = tls_raise(&self->tls);
     Py_DECREF(self);
-    Py_RETURN_NONE;
+    return raised ? NULL : Py_NewRef(Py_None);
 }
 
 static void wake_request(struct redis_request *r) {
@@ -268,14 +276,12 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
     self->module = m;
     self->fd = -1;
     link_copy_address(&self->address, self->texts, &of->address);
-    if (of->tls.context != NULL) {
-        tls_init(&self->tls, of->tls.context, of->tls.host);
-    }
+    bool made = of->tls.context == NULL || tls_init(&self->tls, of->tls.context, of->tls.host) == 0;
     link_init(&self->link, &self->address, of->tls.context != NULL ? &self->tls.stream : NULL, of->link.timeout_ns);
     self->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
     fork_register(&self->fork);
     self->link.connection.defers_names = true;
-    self->loop = PyWeakref_NewRef(loop, NULL);
+    self->loop = made ? PyWeakref_NewRef(loop, NULL) : NULL;
     PyObject_GC_Track(self);
     if (self->loop == NULL || PyObject_SetItem(of->loops, loop, (PyObject *)self) < 0) {
         Py_CLEAR(self);

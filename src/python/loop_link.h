@@ -15,9 +15,10 @@ typedef struct loop_link_object {
     struct link link;
     struct fork_owner fork;
     struct tls tls;
-    int fd;         /* what the loop watches; -1: nothing */
-    short events;   /* for what */
-    bool resolving; /* a thread looks up the server's name; what it finds: */
+    int fd;          /* what the loop watches; -1: nothing */
+    short events;    /* for what */
+    unsigned socket; /* which of the connection's sockets it is */
+    bool resolving;  /* a thread looks up the server's name; what it finds: */
     int problem;
     struct addrinfo *found;
     bool closing;   /* hangs up when it owes nothing any more */

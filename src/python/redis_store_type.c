@@ -13,23 +13,25 @@
 /* ---- failing and recovering ---- */
 
 /* A warning, but where on_error raises: there the exception warns, and Python would print both. */
-static void log_switch(RedisStoreObject *s, PyObject *arguments) {
+static void redis_store_log_switch(RedisStoreObject *s, PyObject *arguments) {
     log_message("headway.store", s->on_error == ON_ERROR_RAISE ? "info" : "warning", arguments);
 }
 
 /* The same rules, and what they take of a call, in the store that decides meanwhile. */
-static PlanObject *fallback_plan(RedisStoreObject *s, PlanObject *plan) {
-    if (plan->fallback == NULL) {
-        plan->fallback = plan_new(s->module, s->fallback, plan->prefix, plan->plan->algorithm, plan->quotas);
-        for (int i = 0; plan->fallback != NULL && i < plan->plan->count; i++) {
-            plan->fallback->plan->rules[i].fixed_cost = plan->plan->rules[i].fixed_cost;
-        }
+static PlanObject *redis_store_fallback_plan(RedisStoreObject *s, PlanObject *plan) {
+    PyObject **slot = (PyObject **)&plan->fallback;
+    if (once_get(slot) != NULL) {
+        return (PlanObject *)once_get(slot);
     }
-    return plan->fallback;
+    PlanObject *made = plan_new(s->module, s->fallback, plan->prefix, plan->plan->algorithm, plan->quotas);
+    for (int i = 0; made != NULL && i < plan->plan->count; i++) {
+        made->plan->rules[i].fixed_cost = plan->plan->rules[i].fixed_cost;
+    }
+    return (PlanObject *)once_set(slot, (PyObject *)made);
 }
 
 /* With an exception set: 0 and none, where the policy has an answer instead of it; or -1. */
-static int take_over(RedisStoreObject *s) {
+static int redis_store_take_over(RedisStoreObject *s) {
     static const char *const said[] = {
         [ON_ERROR_RAISE] = "Every request raises StoreUnavailableError until the server answers again. %s",
         [ON_ERROR_ALLOW] = "Every request is allowed until the server answers again. %s",
@@ -43,11 +45,11 @@ static int take_over(RedisStoreObject *s) {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
-    s->failures++;
-    if (!s->failing) {
-        s->failing = true;
+    atomic_fetch_add(&s->failures, 1);
+    if (!atomic_exchange(&s->failing, true)) {
         /* as text: a record that is kept keeps no traceback */
-        log_switch(s, Py_BuildValue("(sN)", said[s->on_error], PyObject_Str(error != NULL ? error : Py_None)));
+        redis_store_log_switch(s,
+                               Py_BuildValue("(sN)", said[s->on_error], PyObject_Str(error != NULL ? error : Py_None)));
     }
     if (s->on_error == ON_ERROR_RAISE) {
         PyErr_Restore(type, error, traceback);
@@ -62,11 +64,11 @@ static int take_over(RedisStoreObject *s) {
 int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
                               struct outcome *out) {
     struct module_state *m = s->module;
-    if (take_over(s) < 0) {
+    if (redis_store_take_over(s) < 0) {
         return -1;
     }
     if (s->on_error == ON_ERROR_FALLBACK) {
-        PlanObject *other = fallback_plan(s, plan);
+        PlanObject *other = redis_store_fallback_plan(s, plan);
         if (other == NULL) {
             return -1;
         }
@@ -96,7 +98,7 @@ static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
         return NULL;
     }
     PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    if (take_over(s) < 0) {
+    if (redis_store_take_over(s) < 0) {
         return NULL;
     }
     if (s->on_error == ON_ERROR_FALLBACK) {
@@ -106,10 +108,9 @@ static PyObject *redis_store_policy(PyObject *object, PyObject *error) {
 }
 
 void redis_store_recovered(RedisStoreObject *s) {
-    if (s->failing) {
-        s->failing = false;
-        log_switch(s, Py_BuildValue("(sOL)", "%s answers again; %s decisions so far were taken without it.", s->server,
-                                    (long long)s->failures));
+    if (atomic_load_explicit(&s->failing, memory_order_relaxed) && atomic_exchange(&s->failing, false)) {
+        redis_store_log_switch(s, Py_BuildValue("(sOL)", "%s answers again; %s decisions so far were taken without it.",
+                                                s->server, (long long)atomic_load(&s->failures)));
     }
 }
 
@@ -130,7 +131,9 @@ int sleep_for(int64_t ns) {
 int redis_store_settle_from_anywhere(RedisStoreObject *s, PlanObject *plan, int rule, const struct table_key *key,
                                      int64_t surplus) {
     struct remote r = {.kind = REMOTE_SETTLE, .plan = plan, .key = *key, .rule = rule, .surplus = surplus};
-    return remote_from_anywhere(s, &r);
+    int answer = remote_from_anywhere(s, &r);
+    remote_free(&r);
+    return answer;
 }
 
 int redis_store_undo_from_anywhere(RedisStoreObject *s, struct remote *r) {
@@ -138,24 +141,28 @@ int redis_store_undo_from_anywhere(RedisStoreObject *s, struct remote *r) {
     return remote_from_anywhere(s, r);
 }
 
-/* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. */
-static void give_back(RedisStoreObject *s, struct remote *r) {
+/* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. That the server does not answer leaves
+ * it taken, and is no error beside that exception. What else is raised meanwhile (by a second signal, say) is raised instead, as Python
+ * does in an except clause. */
+static void redis_store_give_slot_back(RedisStoreObject *s, struct remote *r) {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
     remote_renew(r, REMOTE_UNDO);
-    if (remote_run(s, r) < 0) {
-        PyErr_Clear();
+    if (remote_run(s, r) < 0 && !PyErr_ExceptionMatches(s->module->store_error)) {
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+        return;
     }
     PyErr_Restore(type, error, traceback);
 }
 
 /* Until what was reserved is due. */
-static int sleep_for_slot(RedisStoreObject *s, struct remote *r, int64_t wait) {
+static int redis_store_sleep_for_slot(RedisStoreObject *s, struct remote *r, int64_t wait) {
     int answer = sleep_for(wait);
     if (answer < 0) {
-        give_back(s, r);
+        redis_store_give_slot_back(s, r);
     }
-    remote_forget(r);
     return answer;
 }
 
@@ -176,17 +183,20 @@ int redis_store_limit(RedisStoreObject *s, PlanObject *plan, const struct table_
             .cost = cost,
             .most_wait_ns = reserves && rest > 0 ? rest : 0,
         };
-        if (remote_run(s, &r) < 0) {
+        int answer = remote_run(s, &r);
+        *out = r.out;
+        if (answer == 0 && timeout_ns >= 0 && cost > 0 && out->kind == OUTCOME_ADMITTED) {
+            out->wait_ns = -1;
+            answer = r.out.wait_ns > 0 ? redis_store_sleep_for_slot(s, &r, r.out.wait_ns) : 0;
+            remote_free(&r);
+            return answer;
+        }
+        remote_free(&r);
+        if (answer < 0) {
             return redis_store_follow_policy(s, plan, key, cost, out);
         }
-        *out = r.out;
         if (timeout_ns < 0 || cost == 0) {
             return 0;
-        }
-        if (out->kind == OUTCOME_ADMITTED) {
-            int64_t wait = out->wait_ns;
-            out->wait_ns = -1;
-            return wait > 0 ? sleep_for_slot(s, &r, wait) : 0;
         }
         struct decision d;
         plan_report(plan, out, &d);
@@ -203,6 +213,7 @@ int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_
     struct remote r = {.kind = REMOTE_RESET, .plan = plan, .key = *key};
     leased_drop(plan, key);
     int answer = remote_run(s, &r);
+    remote_free(&r);
     leased_drop(plan, key); /* what was taken meanwhile, the server does not know of */
     return answer;
 }
@@ -213,53 +224,93 @@ int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_
 #define NODES_MAX 1024
 
 LinkObject *redis_store_route(RedisStoreObject *s, uint16_t slot) {
-    LinkObject *link = s->slots != NULL && s->slots[slot] != NULL ? s->slots[slot] : s->link;
-    return (LinkObject *)Py_NewRef(link);
+    lock_acquire(&s->routes);
+    LinkObject **slots = atomic_load_explicit(&s->slots, memory_order_relaxed);
+    LinkObject *link = (LinkObject *)Py_NewRef(slots != NULL && slots[slot] != NULL ? slots[slot] : s->link);
+    lock_release(&s->routes);
+    return link;
+}
+
+static void redis_store_free_slots(LinkObject **slots) {
+    for (int slot = 0; slots != NULL && slot < SLOTS; slot++) {
+        Py_XDECREF(slots[slot]);
+    }
+    PyMem_Free(slots);
 }
 
 /* More nodes than a cluster can well have come from a server that sends us about: all are forgotten, and found again as needed. */
-static int forget_nodes(RedisStoreObject *s) {
-    PyObject *none = PyDict_New();
-    if (none == NULL) {
-        return -1;
+static void redis_store_forget_nodes(RedisStoreObject *s) {
+    lock_acquire(&s->routes);
+    LinkObject **slots = atomic_exchange(&s->slots, NULL);
+    lock_release(&s->routes);
+    redis_store_free_slots(slots);
+    PyDict_Clear(s->nodes);
+}
+
+/* A Link to it, or what else `_link_to` returns. */
+static PyObject *redis_store_make_node(RedisStoreObject *s, const char *host, int port) {
+    PyObject *link = PyObject_CallMethod((PyObject *)s, "_link_to", "si", host, port);
+    if (link != NULL && !Py_IS_TYPE(link, s->module->link)) {
+        PyErr_SetString(PyExc_TypeError, "_link_to must return a Link");
+        Py_CLEAR(link);
     }
-    if (s->slots != NULL) {
-        memset(s->slots, 0, SLOTS * sizeof *s->slots);
-    }
-    Py_XSETREF(s->nodes, none);
-    return 0;
+    return link;
 }
 
 LinkObject *redis_store_node(RedisStoreObject *s, const char *host, int port) {
-    if ((s->nodes == NULL || PyDict_GET_SIZE(s->nodes) >= NODES_MAX) && forget_nodes(s) < 0) {
+    if (s->nodes == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a store with a client of the user's own has no nodes");
         return NULL;
     }
-    PyObject *name = PyUnicode_FromFormat("%s:%d", host, port);
-    PyObject *link = name == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(s->nodes, name));
-    if (name != NULL && link == NULL && !PyErr_Occurred()) {
-        link = PyObject_CallMethod((PyObject *)s, "_link_to", "si", host, port);
-        if (link != NULL && !Py_IS_TYPE(link, s->module->link)) {
-            PyErr_SetString(PyExc_TypeError, "_link_to must return a Link");
-            Py_CLEAR(link);
-        }
-        if (link != NULL && PyDict_SetItem(s->nodes, name, link) < 0) {
-            Py_CLEAR(link);
-        }
+    if (PyDict_GET_SIZE(s->nodes) >= NODES_MAX) {
+        redis_store_forget_nodes(s);
+    }
+    PyObject *name = PyUnicode_FromFormat("%s:%d", host, port), *link = NULL;
+    int found = name == NULL ? -1 : dict_get(s->nodes, name, &link);
+    if (found == 0) {
+        PyObject *made = redis_store_make_node(s, host, port);
+        /* Python code has run, so another thread may have been first: its link is everybody's. */
+        link = made == NULL ? NULL : dict_set_default(s->nodes, name, made);
+        Py_XDECREF(made);
     }
     Py_XDECREF(name);
     return (LinkObject *)link;
 }
 
 int redis_store_assign(RedisStoreObject *s, int slot, LinkObject *link) {
-    if (s->slots == NULL) {
-        s->slots = PyMem_Calloc(SLOTS, sizeof *s->slots);
-        if (s->slots == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
+    LinkObject **made = NULL, *old;
+    if (!redis_store_has_slots(s) && (made = PyMem_Calloc(SLOTS, sizeof *made)) == NULL) {
+        PyErr_NoMemory();
+        return -1;
     }
-    s->slots[slot] = link; /* `nodes` keeps it */
+    lock_acquire(&s->routes);
+    LinkObject **slots = atomic_load_explicit(&s->slots, memory_order_relaxed);
+    if (slots == NULL && made != NULL) {
+        atomic_store(&s->slots, slots = made);
+        made = NULL;
+    }
+    if (slots != NULL) { /* else another thread has just forgotten all nodes */
+        old = slots[slot];
+        slots[slot] = (LinkObject *)Py_NewRef(link);
+    } else {
+        old = NULL;
+    }
+    lock_release(&s->routes);
+    Py_XDECREF(old);
+    PyMem_Free(made);
     return 0;
+}
+
+void redis_store_unassign(RedisStoreObject *s, uint16_t slot, const LinkObject *link) {
+    LinkObject *old = NULL;
+    lock_acquire(&s->routes);
+    LinkObject **slots = atomic_load_explicit(&s->slots, memory_order_relaxed);
+    if (slots != NULL && slots[slot] == link && link != s->link) {
+        old = slots[slot];
+        slots[slot] = NULL;
+    }
+    lock_release(&s->routes);
+    Py_XDECREF(old);
 }
 
 static PyObject *redis_store_set_slots(PyObject *object, PyObject *args) {
@@ -289,7 +340,11 @@ static PyObject *redis_store_set_primary(PyObject *object, PyObject *link) {
         PyErr_SetString(PyExc_TypeError, "_set_primary takes a Link");
         return NULL;
     }
-    Py_SETREF(s->link, (LinkObject *)Py_NewRef(link));
+    lock_acquire(&s->routes);
+    LinkObject *old = s->link;
+    s->link = (LinkObject *)Py_NewRef(link);
+    lock_release(&s->routes);
+    Py_XDECREF(old);
     Py_RETURN_NONE;
 }
 
@@ -330,7 +385,13 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     }
     self->on_error = (enum on_error)policy;
     self->module = m;
+    lock_init(&self->routes);
     if (Py_IS_TYPE(link, m->link)) {
+        self->nodes = PyDict_New();
+        if (self->nodes == NULL) {
+            return -1;
+        }
+        self->timeout_ns = ((LinkObject *)link)->link.timeout_ns;
         self->link = (LinkObject *)Py_NewRef(link);
     } else {
         self->client = Py_NewRef(link);
@@ -375,7 +436,7 @@ static void redis_store_dealloc(PyObject *object) {
     redis_store_clear(self);
     Py_CLEAR(self->leases);
     Py_CLEAR(self->fallback);
-    PyMem_Free(self->slots);
+    redis_store_free_slots(atomic_exchange(&self->slots, NULL));
     Py_CLEAR(self->nodes);
     Py_CLEAR(self->link);
     Py_CLEAR(self->client);
@@ -399,9 +460,13 @@ static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
     (void)unused;
     RedisStoreObject *s = (RedisStoreObject *)object;
     PyObject *links = s->nodes == NULL ? PyList_New(0) : PyDict_Values(s->nodes);
-    if (links != NULL && s->link != NULL && PyList_Append(links, (PyObject *)s->link) < 0) {
+    lock_acquire(&s->routes);
+    PyObject *primary = Py_XNewRef(s->link);
+    lock_release(&s->routes);
+    if (links != NULL && primary != NULL && PyList_Append(links, primary) < 0) {
         Py_CLEAR(links);
     }
+    Py_XDECREF(primary);
     return links;
 }
 

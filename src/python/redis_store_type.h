@@ -3,6 +3,7 @@
 #define HEADWAY_REDIS_STORE_TYPE_H
 
 #include "link_type.h"
+#include "once.h"
 #include "scripts.h"
 
 enum on_error { ON_ERROR_RAISE, ON_ERROR_ALLOW, ON_ERROR_DENY, ON_ERROR_FALLBACK };
@@ -11,18 +12,21 @@ typedef struct redis_store_object {
     PyObject_HEAD
     PyObject *weakrefs;
     struct module_state *module;
-    LinkObject *link;   /* NULL where the user's own client is asked: */
-    PyObject *client;   /* see headway._redis_client; or NULL */
-    PyObject *server;   /* the URL as it may be shown */
-    PyObject *topology; /* finds out who serves; NULL for one server */
-    PyObject *nodes;    /* of a cluster: "host:port" -> Link */
-    int64_t refreshed;  /* when a redirect last made the topology look; an instant */
-    LinkObject **slots; /* of a cluster: 16384, borrowed from `nodes` */
-    int wait_replicas;  /* how many must have a decision before it holds */
+    PyObject *client;          /* of the user's own, see headway._redis_client; or NULL. Then there are no links */
+    PyObject *server;          /* the URL as it may be shown */
+    PyObject *topology;        /* finds out who serves; NULL for one server */
+    PyObject *nodes;           /* of a cluster: "host:port" -> Link */
+    int64_t timeout_ns;        /* of a command; 0 where there are no links */
+    _Atomic int64_t refreshed; /* when a redirect last made the topology look; an instant */
+    /* The routes. No Python code runs under the lock. */
+    struct lock routes;
+    LinkObject *link;           /* owned */
+    LinkObject **_Atomic slots; /* of a cluster: 16384, owned, each may be NULL; or NULL: none is known */
+    int wait_replicas;          /* how many must have a decision before it holds */
     enum on_error on_error;
     StoreObject *fallback;          /* decides while the server cannot; or NULL */
-    bool failing;                   /* said so in the log */
-    int64_t failures;               /* decisions that on_error took */
+    _Atomic bool failing;           /* said so in the log */
+    _Atomic int64_t failures;       /* decisions that on_error took */
     int64_t lease_ns, lease_tokens; /* how much is leased; both 0: every decision asks */
     int64_t lease_keys;             /* of each quota, at most */
     PyObject *leases; /* (prefix, algorithm, quotas) -> the Plan that leases for all who have these; or NULL */
@@ -50,6 +54,11 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
 LinkObject *redis_store_route(RedisStoreObject *s, uint16_t slot);
 LinkObject *redis_store_node(RedisStoreObject *s, const char *host, int port);
 int redis_store_assign(RedisStoreObject *s, int slot, LinkObject *link);
+/* The slot is not served by that node any more; the server that the store began with is asked. */
+void redis_store_unassign(RedisStoreObject *s, uint16_t slot, const LinkObject *link);
+static inline bool redis_store_has_slots(RedisStoreObject *s) {
+    return atomic_load_explicit(&s->slots, memory_order_relaxed) != NULL;
+}
 
 /* Sleeps without the GIL; -1 when a signal handler raised. */
 int sleep_for(int64_t ns);

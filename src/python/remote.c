@@ -13,11 +13,11 @@
 /* ---- asking ---- */
 
 /* The name of the first rule's key says the slot; all rules have one hash tag. */
-static uint16_t slot_of(const struct remote *r) {
+static uint16_t remote_slot(const struct remote *r) {
     return r->kind == REMOTE_RUN ? r->slot : scripts_slot(r->plan->names, &r->key);
 }
 
-static bool is_to_be_replicated(const RedisStoreObject *s, const struct remote *r) {
+static bool remote_is_to_be_replicated(const RedisStoreObject *s, const struct remote *r) {
     return s->wait_replicas > 0 && (r->kind == REMOTE_RUN ? r->script != NULL : r->kind != REMOTE_LIMIT || r->cost > 0);
 }
 
@@ -42,10 +42,10 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     const struct plan *p = r->plan == NULL ? NULL : r->plan->plan;
     struct redis_request *request;
     if (r->give_up == 0) {
-        r->give_up = clock_now() + (s->link != NULL ? s->link->link.timeout_ns : FOREIGN_TIMEOUT_NS);
+        r->give_up = clock_now() + (s->client == NULL ? s->timeout_ns : FOREIGN_TIMEOUT_NS);
     }
     if (!r->asking && s->client == NULL) {
-        LinkObject *link = redis_store_route(s, s->slots != NULL ? slot_of(r) : 0);
+        LinkObject *link = redis_store_route(s, redis_store_has_slots(s) ? remote_slot(r) : 0);
         if (link == NULL) {
             return NULL;
         }
@@ -81,8 +81,8 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
     if (request != NULL && r->asking) {
         request = request_after_asking(request);
     }
-    if (request != NULL && is_to_be_replicated(s, r)) {
-        request = request_until_replicated(request, s->wait_replicas, s->link->link.timeout_ns / 2);
+    if (request != NULL && remote_is_to_be_replicated(s, r)) {
+        request = request_until_replicated(request, s->wait_replicas, s->timeout_ns / 2);
     }
     r->asking = false;
     if (request == NULL) {
@@ -93,24 +93,33 @@ struct redis_request *remote_request(RedisStoreObject *s, struct remote *r) {
 
 /* ---- reading ---- */
 
-static enum remote_step refuse(RedisStoreObject *s, const redisReply *reply) {
+static enum remote_step remote_refuse(RedisStoreObject *s, const redisReply *reply) {
     bool login = reply_begins(reply, "NOAUTH") || reply_begins(reply, "WRONGPASS") || reply_begins(reply, "NOPERM");
     link_raise_fault(s->server, login ? "login" : "store", reply->str, false);
     return REMOTE_FAILED;
 }
 
+/* A name or an address of a host: what else a server says must not get further. */
+static bool is_host(const char *text) {
+    bool host = text[0] != '.';
+    for (const char *at = text; *at != 0; at++) {
+        host = host && ((*at >= 'a' && *at <= 'z') || (*at >= 'A' && *at <= 'Z') || (*at >= '0' && *at <= '9') ||
+                        strchr(".-_:%[]", *at) != NULL);
+    }
+    return host;
+}
+
 /* "MOVED 3999 127.0.0.1:6381": the slot is served there from now on; ASK: this once. */
-static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const redisReply *reply, bool moved) {
+static enum remote_step remote_redirected(RedisStoreObject *s, struct remote *r, const redisReply *reply, bool moved) {
     const char *text = reply->str;
     unsigned slot = 0;
     char where[256];
     bool read = sscanf(text, "%*s %u %255s", &slot, where) == 2 && slot < 16384;
     char *colon = read ? strrchr(where, ':') : NULL;
     int port = colon != NULL ? atoi(colon + 1) : 0;
-    if (port < 1 || port > 65535) {
-        return s->topology != NULL ? REMOTE_REFRESH : refuse(s, reply);
+    if (port < 1 || port > 65535 || strlen(reply->str) != (size_t)reply->len || !is_host((*colon = 0, where))) {
+        return s->topology != NULL ? REMOTE_REFRESH : remote_refuse(s, reply);
     }
-    *colon = 0;
     /* An empty host is the one that answered. */
     const char *host = where[0] != 0 ? where : r->link->address.host;
     LinkObject *link = redis_store_node(s, host, port);
@@ -134,7 +143,7 @@ static enum remote_step redirected(RedisStoreObject *s, struct remote *r, const 
     return REMOTE_AGAIN;
 }
 
-static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const redisReply *reply) {
+static enum remote_step remote_read_error(RedisStoreObject *s, struct remote *r, const redisReply *reply) {
     if (r->kind == REMOTE_LEASE && !algorithm_is_bucket(r->plan->plan->algorithm) && !reply_begins(reply, "MOVED ")) {
         r->take->give.count = 0; /* a command of its own, which may have been done */
     }
@@ -143,13 +152,13 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
         return REMOTE_AGAIN;
     }
     if (r->tries >= TRIES || clock_now() >= r->give_up) {
-        return refuse(s, reply);
+        return remote_refuse(s, reply);
     }
     if (s->client == NULL && reply_begins(reply, "MOVED ")) {
-        return redirected(s, r, reply, true);
+        return remote_redirected(s, r, reply, true);
     }
     if (s->client == NULL && reply_begins(reply, "ASK ")) {
-        return redirected(s, r, reply, false);
+        return remote_redirected(s, r, reply, false);
     }
     if (reply_begins(reply, "TRYAGAIN") || reply_begins(reply, "LOADING") || reply_begins(reply, "CLUSTERDOWN")) {
         return REMOTE_PAUSE;
@@ -157,11 +166,11 @@ static enum remote_step read_error(RedisStoreObject *s, struct remote *r, const 
     if ((reply_begins(reply, "READONLY") || reply_begins(reply, "MASTERDOWN")) && s->topology != NULL) {
         return REMOTE_REFRESH;
     }
-    return refuse(s, reply);
+    return remote_refuse(s, reply);
 }
 
 /* False: the script cannot have said that. */
-static bool read_decision(struct remote *r, const redisReply *reply) {
+static bool remote_read(struct remote *r, const redisReply *reply) {
     if (r->kind == REMOTE_LIMIT) {
         return scripts_read(r->plan->plan, reply, r->cost, r->most_wait_ns, plan_never_fits(r->plan->plan, r->cost),
                             &r->out);
@@ -171,12 +180,16 @@ static bool read_decision(struct remote *r, const redisReply *reply) {
 
 enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
     r->tries++;
+    if (request->end == REQUEST_UNSENT && request->fault == FAULT_FORKED && r->tries < TRIES) {
+        return REMOTE_AGAIN; /* this is a child of the process that asked, which asks for itself */
+    }
     if (request->end == REQUEST_UNSENT && s->topology != NULL && clock_now() < r->give_up &&
         request->fault != FAULT_LOGIN && request->fault != FAULT_TLS) {
         return REMOTE_REFRESH;
     }
-    if (request->end == REQUEST_UNSENT && r->link != s->link && s->slots != NULL) {
-        s->slots[slot_of(r)] = NULL; /* a single server had sent us there, and there is nobody: it is asked again */
+    if (request->end == REQUEST_UNSENT && r->link != NULL && redis_store_has_slots(s)) {
+        redis_store_unassign(s, remote_slot(r),
+                             r->link); /* a server had sent us there, and there is nobody: it is asked again */
     }
     if (request->end != REQUEST_DONE) {
         link_raise(s->server, request);
@@ -184,17 +197,17 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
     }
     const redisReply *reply = request->reply;
     if (reply->type == REDIS_REPLY_ERROR) {
-        return read_error(s, r, reply);
+        return remote_read_error(s, r, reply);
     }
-    if (!read_decision(r, reply)) {
+    if (!remote_read(r, reply)) {
         /* Whatever answers here, or however the replies have got out of step: the connection can't be trusted. */
-        if (r->link != NULL) {
-            link_close(&r->link->link);
+        if (request->link != NULL) {
+            link_distrust(request->link);
         }
         link_raise_fault(s->server, "protocol", "it answered what the script cannot have said", true);
         return REMOTE_FAILED;
     }
-    if (is_to_be_replicated(s, r) && request->number < s->wait_replicas &&
+    if (remote_is_to_be_replicated(s, r) && request->number < s->wait_replicas &&
         !(r->kind == REMOTE_LIMIT && r->out.kind == OUTCOME_DENIED)) {
         char text[96];
         snprintf(text, sizeof text, "%lld of %d replicas have the decision", (long long)request->number,
@@ -203,7 +216,9 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
         return REMOTE_FAILED;
     }
     if (r->kind == REMOTE_LIMIT && r->out.kind == OUTCOME_ADMITTED && r->out.wait_ns > 0) {
-        remote_forget(r);
+        if (r->reply != NULL) {
+            freeReplyObject(r->reply);
+        }
         r->reply = request->reply;
         request->reply = NULL;
     }
@@ -214,14 +229,12 @@ enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis
     return REMOTE_DONE;
 }
 
-void remote_forget(struct remote *r) {
+void remote_free(struct remote *r) {
     if (r->reply != NULL) {
         freeReplyObject(r->reply);
         r->reply = NULL;
     }
-}
-
-void remote_clear(struct remote *r) {
+    Py_CLEAR(r->answer);
     Py_CLEAR(r->link);
 }
 
@@ -234,46 +247,43 @@ void remote_renew(struct remote *r, enum remote_kind kind) {
 
 /* ---- as a thread ---- */
 
-static int refresh(RedisStoreObject *s) {
+static int remote_refresh(RedisStoreObject *s) {
     PyObject *done = PyObject_CallMethod(s->topology, "refresh", "O", (PyObject *)s);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
 
-/* The request is over, or (-1) it is gone. */
-static int ask(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
+/* Takes the request over, and returns it when it is over. NULL: an exception. */
+static struct redis_request *remote_ask(RedisStoreObject *s, struct remote *r, struct redis_request *request) {
     if (s->client == NULL) {
-        return link_object_call(r->link, request, remote_undo, r); /* after a signal the request is the link's */
+        return link_object_call(r->link, request, remote_undo, r);
     }
     if (foreign_call(s, request) < 0) {
         request_free(request);
-        return -1;
+        return NULL;
     }
-    return 0;
+    return request;
 }
 
 int remote_run(RedisStoreObject *s, struct remote *r) {
     for (;;) {
         struct redis_request *request = remote_request(s, r);
-        if (request == NULL || ask(s, r, request) < 0) {
-            break;
+        if (request == NULL || (request = remote_ask(s, r, request)) == NULL) {
+            return -1;
         }
         enum remote_step step = remote_next(s, r, request);
         request_free(request);
         if (step == REMOTE_DONE) {
-            remote_clear(r);
             return 0;
         }
         if (step == REMOTE_FAILED || (step == REMOTE_PAUSE && sleep_for(REMOTE_PAUSE_NS) < 0) ||
-            (step == REMOTE_REFRESH && refresh(s) < 0)) {
-            break;
+            (step == REMOTE_REFRESH && remote_refresh(s) < 0)) {
+            return -1;
         }
     }
-    remote_clear(r);
-    return -1;
 }
 
-static int tell(RedisStoreObject *s, struct remote *r, PyObject *loop) {
+static int remote_tell(RedisStoreObject *s, struct remote *r, PyObject *loop) {
     struct redis_request *request = remote_request(s, r);
     if (request == NULL) {
         return -1;
@@ -299,8 +309,7 @@ int remote_from_anywhere(RedisStoreObject *s, struct remote *r) {
         return PyErr_Occurred() ? -1 : remote_run(s, r);
     }
     r->whole = true; /* nobody would send it again by the whole script */
-    int answer = tell(s, r, loop);
-    remote_clear(r);
+    int answer = remote_tell(s, r, loop);
     Py_DECREF(loop);
     return answer;
 }

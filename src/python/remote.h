@@ -1,7 +1,7 @@
 /* One operation on a server, from the first request to the answer: by the whole script where the server does not know it, on
  * another node where the slot has moved, again where the server is loading or a failover is under way.
  *
- * What comes next is decided here and done by whoever waits: a thread (remote_run) or a task (call_type.c). */
+ * What comes next is decided here and done by the caller that waits: a thread (remote_run) or a task (distant.c). */
 #ifndef HEADWAY_REMOTE_H
 #define HEADWAY_REMOTE_H
 
@@ -50,17 +50,17 @@ enum remote_step {
 struct redis_request *remote_request(RedisStoreObject *s, struct remote *r);
 /* The request is over. */
 enum remote_step remote_next(RedisStoreObject *s, struct remote *r, struct redis_request *request);
-void remote_clear(struct remote *r);
+/* Frees what it owns: the link, the reply, the answer. It may be begun anew. */
+void remote_free(struct remote *r);
 /* What gives back what its request may take, for one whose caller goes away; NULL: nothing, or no memory. Runs no Python code. */
 struct redis_request *remote_undo(void *remote);
 /* The same of a LIMIT that reserved, ready to be sent; r->reply is its answer. NULL: no memory. */
 struct redis_request *remote_undo_reserved(const struct remote *r);
-void remote_forget(struct remote *r); /* r->reply */
 
 /* The same operation is to be begun anew, or the next one. */
 void remote_renew(struct remote *r, enum remote_kind kind);
 
-/* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, *r->take or r->answer. */
+/* All of it, as a thread. 0, or -1 with an exception. Leaves r->out, *r->take, r->answer or r->reply: see remote_free. */
 int remote_run(RedisStoreObject *s, struct remote *r);
 
 /* Where an event loop runs, the request is sent and its answer not waited for; else it is remote_run. 0, or -1 with an exception. */

@@ -3,7 +3,7 @@
 #include "distant.h"
 
 /* (script or None, keys, words) into `r`, whose words go to `b`. */
-static int read_arguments(PyObject *const *args, Py_ssize_t nargs, struct remote *r, struct redis_buffer *b) {
+static int run_read_arguments(PyObject *const *args, Py_ssize_t nargs, struct remote *r, struct redis_buffer *b) {
     if (nargs != 3 || !PyTuple_Check(args[1]) || !PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[1]) == 0 ||
         !PyBytes_Check(PyTuple_GET_ITEM(args[1], 0))) {
         PyErr_SetString(PyExc_TypeError, "it takes a script or None, a tuple of keys (bytes), and a tuple of words");
@@ -35,7 +35,7 @@ static int read_arguments(PyObject *const *args, Py_ssize_t nargs, struct remote
     return 0;
 }
 
-static RedisStoreObject *ready_store(PyObject *self) {
+static RedisStoreObject *run_ready_store(PyObject *self) {
     if (((RedisStoreObject *)self)->server == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was not called.");
         return NULL;
@@ -44,20 +44,23 @@ static RedisStoreObject *ready_store(PyObject *self) {
 }
 
 PyObject *redis_store_run(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-    RedisStoreObject *s = ready_store(self);
+    RedisStoreObject *s = run_ready_store(self);
     struct remote r = {0};
     struct redis_buffer words = {0};
-    if (s != NULL && read_arguments(args, nargs, &r, &words) == 0 && remote_run(s, &r) < 0) {
-        Py_CLEAR(r.answer);
+    PyObject *answer = NULL;
+    if (s != NULL && run_read_arguments(args, nargs, &r, &words) == 0 && remote_run(s, &r) == 0) {
+        answer = r.answer;
+        r.answer = NULL;
     }
+    remote_free(&r);
     free(words.bytes);
-    return r.answer;
+    return answer;
 }
 
 PyObject *redis_store_run_async(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-    RedisStoreObject *s = ready_store(self);
+    RedisStoreObject *s = run_ready_store(self);
     struct distant *d = s == NULL ? NULL : distant_new();
-    if (d == NULL || read_arguments(args, nargs, &d->remote, &d->words) < 0) {
+    if (d == NULL || run_read_arguments(args, nargs, &d->remote, &d->words) < 0) {
         distant_release(d);
         return NULL;
     }

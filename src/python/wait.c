@@ -5,10 +5,6 @@
 #include "loop_link.h"
 #include "remote.h"
 
-/* A signal that comes after the last look and before the kernel has put the thread to sleep, or that the kernel hands to another
- * thread, does not end the sleep. Only the first thread runs Python's handlers, so it alone looks again this often. */
-#define SIGNAL_SLICE_NS (25 * NS_PER_MS)
-
 int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
                      int64_t timeout_ns, int64_t *until) {
     w->kind = WAIT_STORE;
@@ -41,10 +37,9 @@ int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, 
 /* When to look: connecting has a deadline of its own. */
 static int64_t reply_deadline(const struct wait *w) {
     const struct redis_connection *c = &w->reply.link->link.connection;
-    int64_t until = w->reply.request->deadline;
+    int64_t until = w->reply.request->deadline, due = connection_due(c, clock_now());
     if (c->state != CONNECTION_READY) {
-        int64_t connected = c->state == CONNECTION_CLOSED ? clock_now() + c->address->connect_timeout_ns : c->deadline;
-        until = connected + NS_PER_MS < until ? connected + NS_PER_MS : until;
+        until = due + NS_PER_MS < until ? due + NS_PER_MS : until;
     }
     return until;
 }
@@ -163,13 +158,9 @@ void thread_wait_free(struct thread_wait *w) {
 
 int sleep_in_line(struct parker *parker, int64_t instant_ns) {
     enum park_end end;
-    bool first = thread_is_first();
-    if (first) {
-        int64_t slice_end = clock_now() + SIGNAL_SLICE_NS;
-        instant_ns = instant_ns < slice_end ? instant_ns : slice_end;
-    }
+    bool first = thread_is_first(); /* it alone runs Python's signal handlers */
     Py_BEGIN_ALLOW_THREADS
-    end = parker_sleep(parker, instant_ns);
+    end = parker_nap(parker, instant_ns, first);
     Py_END_ALLOW_THREADS
     return first || end == PARK_INTERRUPTED ? PyErr_CheckSignals() : 0;
 }

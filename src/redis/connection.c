@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -45,18 +43,18 @@ bool redis_append(struct redis_buffer *b, const char *bytes, size_t length) {
     return true;
 }
 
-static bool append_header(struct redis_buffer *b, char kind, int64_t value) {
+static bool redis_append_header(struct redis_buffer *b, char kind, int64_t value) {
     char text[32];
     int length = snprintf(text, sizeof text, "%c%lld\r\n", kind, (long long)value);
     return redis_append(b, text, (size_t)length);
 }
 
 bool redis_append_array(struct redis_buffer *b, int count) {
-    return append_header(b, '*', count);
+    return redis_append_header(b, '*', count);
 }
 
 bool redis_append_text(struct redis_buffer *b, const char *bytes, size_t length) {
-    return append_header(b, '$', (int64_t)length) && redis_append(b, bytes, length) && redis_append(b, "\r\n", 2);
+    return redis_append_header(b, '$', (int64_t)length) && redis_append(b, bytes, length) && redis_append(b, "\r\n", 2);
 }
 
 bool redis_append_number(struct redis_buffer *b, int64_t value) {
@@ -73,21 +71,20 @@ void connection_init(struct redis_connection *c, const struct redis_address *add
         (struct redis_connection){.address = address, .stream = stream, .fd = -1, .owner = owner, .on_reply = on_reply};
 }
 
-static void drop(struct redis_connection *c) {
-    if (c->fd >= 0) {
+static void connection_drop(struct redis_connection *c) {
+    if (c->state == CONNECTION_CONNECTING) {
+        dial_end(&c->dial);
+    } else if (c->fd >= 0) {
         close(c->fd);
-        c->fd = -1;
     }
-    if (c->reader != NULL) {
-        redisReaderFree(c->reader);
-        c->reader = NULL;
-    }
+    c->fd = -1;
+    reply_reader_close(&c->replies);
     c->out.start = c->out.end = 0;
     c->state = CONNECTION_CLOSED;
 }
 
 void connection_destroy(struct redis_connection *c) {
-    drop(c);
+    connection_drop(c);
     free(c->out.bytes);
     c->out = (struct redis_buffer){0};
 }
@@ -101,67 +98,44 @@ void connection_close(struct redis_connection *c, enum connection_fault fault, c
     vsnprintf(c->error, sizeof c->error, format, arguments);
     va_end(arguments);
     c->fault = fault;
-    drop(c);
+    connection_drop(c);
 }
 
 /* ---- connecting ---- */
 
-static bool own_socket(struct redis_connection *c, int family) {
-    c->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    return c->fd >= 0;
+/* `tried`: dial has begun another, whose descriptor may be that of one that failed. */
+static void connection_watch_newest(struct redis_connection *c, bool tried) {
+    int newest = c->dial.open > 0 ? c->dial.fds[c->dial.open - 1] : -1;
+    c->socket += tried || newest != c->fd;
+    c->fd = newest;
 }
 
-/* True when connecting or connected. */
-static bool try_address(struct redis_connection *c, const struct sockaddr *address, socklen_t length) {
-    if (!own_socket(c, address->sa_family)) {
-        return false;
-    }
-    if (address->sa_family != AF_UNIX) {
-        int yes = 1;
-        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
-    }
-    if (connect(c->fd, address, length) == 0 || errno == EINPROGRESS || errno == EAGAIN) {
-        return true;
-    }
-    int error = errno;
-    close(c->fd);
-    c->fd = -1;
-    errno = error;
-    return false;
-}
-
-static bool open_unix(struct redis_connection *c) {
+static bool connection_open_unix(struct redis_connection *c) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(c->address->unix_path) >= sizeof address.sun_path) {
         connection_close(c, FAULT_ADDRESS, "the path of the socket is too long");
         return false;
     }
     strcpy(address.sun_path, c->address->unix_path);
-    if (!try_address(c, (struct sockaddr *)&address, sizeof address)) {
-        connection_close(c, FAULT_CONNECT, "%s", strerror(errno));
+    if (!dial_begin_at(&c->dial, (struct sockaddr *)&address, sizeof address)) {
+        connection_close(c, FAULT_CONNECT, "%s", strerror(c->dial.error));
         return false;
     }
+    connection_watch_newest(c, true);
     return true;
 }
 
-/* Of several addresses the first that does not refuse at once is taken; a later refusal is the connection's fault. */
-static bool connect_to(struct redis_connection *c, int problem, struct addrinfo *found) {
+static bool connection_dial(struct redis_connection *c, int problem, struct addrinfo *found, int64_t now) {
     if (problem != 0) {
         connection_close(c, FAULT_ADDRESS, "%s", gai_strerror(problem));
         return false;
     }
-    bool opened = false;
-    int error = EADDRNOTAVAIL;
-    for (struct addrinfo *a = found; a != NULL && !opened; a = a->ai_next) {
-        opened = try_address(c, a->ai_addr, a->ai_addrlen);
-        error = errno;
+    if (!dial_begin(&c->dial, found, c->address->connect_timeout_ns, now)) {
+        connection_close(c, FAULT_CONNECT, "%s", strerror(c->dial.error));
+        return false;
     }
-    freeaddrinfo(found);
-    if (!opened) {
-        connection_close(c, FAULT_CONNECT, "%s", strerror(error));
-    }
-    return opened;
+    connection_watch_newest(c, true);
+    return true;
 }
 
 int connection_find(const struct redis_address *a, bool number, struct addrinfo **found) {
@@ -172,20 +146,20 @@ int connection_find(const struct redis_address *a, bool number, struct addrinfo 
     return getaddrinfo(a->host, port, &hints, found);
 }
 
-static bool open_tcp(struct redis_connection *c) {
+static bool connection_open_tcp(struct redis_connection *c) {
     struct addrinfo *found;
     int problem = connection_find(c->address, c->defers_names, &found);
     if (problem == EAI_NONAME && c->defers_names) {
         c->state = CONNECTION_RESOLVING;
         return true;
     }
-    return connect_to(c, problem, found);
+    return connection_dial(c, problem, found, clock_now());
 }
 
 bool connection_resolved(struct redis_connection *c, int problem, struct addrinfo *found) {
     if (c->state == CONNECTION_RESOLVING) {
         c->state = CONNECTION_CONNECTING;
-        return connect_to(c, problem, found);
+        return connection_dial(c, problem, found, clock_now());
     }
     if (found != NULL) {
         freeaddrinfo(found);
@@ -195,7 +169,7 @@ bool connection_resolved(struct redis_connection *c, int problem, struct addrinf
 
 enum greeting { GREETING_HELLO, GREETING_AUTH, GREETING_SELECT, GREETING_NAME, GREETING_INFO };
 
-static bool greet_with(struct redis_connection *c, enum greeting kind, int count, const char *const *words) {
+static bool connection_greet_with(struct redis_connection *c, enum greeting kind, int count, const char *const *words) {
     if (!redis_append_array(&c->out, count)) {
         return false;
     }
@@ -209,30 +183,32 @@ static bool greet_with(struct redis_connection *c, enum greeting kind, int count
 }
 
 /* AUTH goes before HELLO, so that a server without HELLO knows us too; all of it is one write. */
-static bool greet(struct redis_connection *c) {
+static bool connection_greet(struct redis_connection *c) {
     const struct redis_address *a = c->address;
     char number[16];
     bool done = true;
     c->greetings_left = 0;
     if (a->password != NULL && a->user != NULL) {
-        done = greet_with(c, GREETING_AUTH, 3, (const char *[]){"AUTH", a->user, a->password});
+        done = connection_greet_with(c, GREETING_AUTH, 3, (const char *[]){"AUTH", a->user, a->password});
     } else if (a->password != NULL) {
-        done = greet_with(c, GREETING_AUTH, 2, (const char *[]){"AUTH", a->password});
+        done = connection_greet_with(c, GREETING_AUTH, 2, (const char *[]){"AUTH", a->password});
     }
 #if HIREDIS_MAJOR >= 1
     if (a->resp3) {
-        done = done && greet_with(c, GREETING_HELLO, 2, (const char *[]){"HELLO", "3"});
+        done = done && connection_greet_with(c, GREETING_HELLO, 2, (const char *[]){"HELLO", "3"});
     }
 #endif
     if (a->database != 0) {
         snprintf(number, sizeof number, "%d", a->database);
-        done = done && greet_with(c, GREETING_SELECT, 2, (const char *[]){"SELECT", number});
+        done = done && connection_greet_with(c, GREETING_SELECT, 2, (const char *[]){"SELECT", number});
     }
     if (a->client_name != NULL) {
-        done = done && greet_with(c, GREETING_NAME, 3, (const char *[]){"CLIENT", "SETNAME", a->client_name});
+        done =
+            done && connection_greet_with(c, GREETING_NAME, 3, (const char *[]){"CLIENT", "SETNAME", a->client_name});
     }
     /* Always something, so that what is not Redis is found out before it is asked for a decision. */
-    return done && greet_with(c, GREETING_INFO, 4, (const char *[]){"CLIENT", "SETINFO", "LIB-NAME", "headway"});
+    return done &&
+           connection_greet_with(c, GREETING_INFO, 4, (const char *[]){"CLIENT", "SETINFO", "LIB-NAME", "headway"});
 }
 
 bool connection_open(struct redis_connection *c, int64_t now) {
@@ -241,11 +217,10 @@ bool connection_open(struct redis_connection *c, int64_t now) {
     c->out.start = c->out.end = 0;
     c->state = CONNECTION_CONNECTING;
     c->deadline = now + c->address->connect_timeout_ns;
-    if (!(c->address->unix_path != NULL ? open_unix(c) : open_tcp(c))) {
+    if (!(c->address->unix_path != NULL ? connection_open_unix(c) : connection_open_tcp(c))) {
         return false;
     }
-    c->reader = redisReaderCreate();
-    if (c->reader == NULL || !greet(c)) {
+    if (!reply_reader_open(&c->replies) || !connection_greet(c)) {
         connection_close(c, FAULT_MEMORY, "out of memory");
         return false;
     }
@@ -272,54 +247,95 @@ short connection_events(const struct redis_connection *c) {
     return (short)(POLLIN | (write ? POLLOUT : 0));
 }
 
-static bool finish_connecting(struct redis_connection *c) {
-    struct pollfd p = {.fd = c->fd, .events = POLLOUT};
-    if (poll(&p, 1, 0) == 0) {
-        return true; /* not yet */
+int connection_polls(const struct redis_connection *c, struct pollfd polls[DIAL_ADDRESSES_MAX]) {
+    if (c->state != CONNECTION_CONNECTING) {
+        polls[0] = (struct pollfd){.fd = c->fd, .events = connection_events(c)};
+        return 1;
     }
-    int error = 0;
-    socklen_t length = sizeof error;
-    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) {
-        error = errno;
+    for (int i = 0; i < c->dial.open; i++) {
+        polls[i] = (struct pollfd){.fd = c->dial.fds[i], .events = POLLOUT};
     }
-    if (error != 0) {
-        connection_close(c, FAULT_CONNECT, "%s", strerror(error));
-        return false;
-    }
-    if (c->stream != NULL && !c->stream->open(c->stream->context, c->fd)) {
-        connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
-        return false;
-    }
-    c->state = CONNECTION_GREETING;
-    return true;
+    return c->dial.open;
 }
 
-static void fail_io(struct redis_connection *c) {
+int64_t connection_due(const struct redis_connection *c, int64_t now) {
+    int64_t soon = now + DIAL_DELAY_NS, due;
+    switch (c->state) {
+    case CONNECTION_READY:
+        return INT64_MAX;
+    case CONNECTION_CLOSED: /* once it connects, it is due when the second address is */
+        due = now + c->address->connect_timeout_ns;
+        return soon < due ? soon : due;
+    case CONNECTION_RESOLVING:
+        return soon < c->deadline ? soon : c->deadline;
+    case CONNECTION_CONNECTING:
+        due = dial_due(&c->dial);
+        return due < c->deadline ? due : c->deadline;
+    default:
+        return c->deadline;
+    }
+}
+
+/* Closes it for what the stream has just said. */
+static void connection_fail_stream(struct redis_connection *c) {
+    if (errno == ECANCELED) {
+        connection_close(c, FAULT_INTERRUPTED, "an exception interrupted the thread that was using the connection");
+    } else {
+        connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
+    }
+}
+
+static bool connection_finish_connecting(struct redis_connection *c, int64_t now) {
+    int fd, tried = c->dial.next;
+    switch (dial_advance(&c->dial, now, &fd)) {
+    case DIAL_GOES_ON:
+        connection_watch_newest(c, c->dial.next != tried);
+        return true;
+    case DIAL_FAILED:
+        connection_close(c, FAULT_CONNECT, "%s", strerror(c->dial.error));
+        return false;
+    case DIAL_CONNECTED:
+        break;
+    }
+    c->socket += fd != c->fd;
+    c->fd = fd;
+    c->state = CONNECTION_GREETING;
+    if (c->stream != NULL && !c->stream->open(c->stream->context, c->fd)) {
+        connection_fail_stream(c);
+        return false;
+    }
+    return c->state != CONNECTION_CLOSED; /* in a fork's child it is, where the stream's code forked */
+}
+
+static void connection_fail_io(struct redis_connection *c) {
     char alert[64];
     int error = errno;
     /* A peer that refuses under TLS says why and hangs up: the reason may be there to be read. */
     if (c->stream != NULL && (error == ECONNRESET || error == EPIPE) &&
-        c->stream->read(c->stream->context, c->fd, alert, sizeof alert) >= 0) {
+        (c->stream->read(c->stream->context, c->fd, alert, sizeof alert) >= 0 || errno == EAGAIN)) {
         errno = error;
     }
-    if (c->stream != NULL && errno == EPROTO) {
-        connection_close(c, FAULT_TLS, "%s", c->stream->error(c->stream->context));
+    if (c->stream != NULL && (errno == EPROTO || errno == ECANCELED)) {
+        connection_fail_stream(c);
     } else {
         connection_close(c, FAULT_CLOSED, "%s", strerror(errno));
     }
 }
 
-static bool write_out(struct redis_connection *c, int64_t now) {
+static bool connection_write_out(struct redis_connection *c, int64_t now) {
     while (c->out.end > c->out.start) {
         const char *bytes = c->out.bytes + c->out.start;
         size_t length = c->out.end - c->out.start;
         ssize_t n = c->stream != NULL ? c->stream->write(c->stream->context, c->fd, bytes, length)
                                       : send(c->fd, bytes, length, MSG_NOSIGNAL);
+        if (c->state == CONNECTION_CLOSED) { /* in a fork's child, where the stream's code forked */
+            return false;
+        }
         if (n < 0) {
             if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
                 return true;
             }
-            fail_io(c);
+            connection_fail_io(c);
             return false;
         }
         c->out.start += (size_t)n;
@@ -335,7 +351,7 @@ bool reply_begins(const redisReply *r, const char *text) {
 }
 
 /* The reply to a part of the greeting. What an old server does not know is let go. */
-static bool greeted(struct redis_connection *c, redisReply *r) {
+static bool connection_greeted(struct redis_connection *c, redisReply *r) {
     static const char *const asked[] = {"HELLO", "AUTH", "SELECT", "CLIENT SETNAME", "CLIENT SETINFO"};
     enum greeting kind = (enum greeting)c->greeting_kinds[0];
     bool failed = r->type == REDIS_REPLY_ERROR;
@@ -365,24 +381,24 @@ static bool greeted(struct redis_connection *c, redisReply *r) {
     return c->state != CONNECTION_CLOSED;
 }
 
-static bool take_replies(struct redis_connection *c) {
+static bool connection_take_replies(struct redis_connection *c) {
     for (;;) {
-        void *reply = NULL;
-        if (redisReaderGetReply(c->reader, &reply) != REDIS_OK) {
-            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->reader->errstr);
+        redisReply *reply = reply_reader_take(&c->replies);
+        if (reply == NULL && c->replies.error != NULL) {
+            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
             return false;
         }
         if (reply == NULL) {
             return true;
         }
 #if HIREDIS_MAJOR >= 1
-        if (((redisReply *)reply)->type == REDIS_REPLY_PUSH) { /* news that nobody has asked for */
+        if (reply->type == REDIS_REPLY_PUSH) { /* news that nobody has asked for */
             freeReplyObject(reply);
             continue;
         }
 #endif
         if (c->state == CONNECTION_GREETING) {
-            if (!greeted(c, reply)) {
+            if (!connection_greeted(c, reply)) {
                 return false;
             }
         } else if (!c->on_reply(c->owner, reply)) {
@@ -395,47 +411,42 @@ static bool take_replies(struct redis_connection *c) {
     }
 }
 
-/* Older readers make room for as many elements as a reply announces, before there is one of them. */
-static bool is_absurd(const char *bytes, size_t length) {
-    return length > 6 && bytes[0] == '*' && memchr(bytes, '\r', 6) == NULL;
-}
-
-static bool read_in(struct redis_connection *c, int64_t now) {
+static bool connection_read_in(struct redis_connection *c, int64_t now) {
     char bytes[READ_SIZE];
+    size_t total = 0;
     for (;;) {
         ssize_t n = c->stream != NULL ? c->stream->read(c->stream->context, c->fd, bytes, sizeof bytes)
                                       : recv(c->fd, bytes, sizeof bytes, 0);
+        if (c->state == CONNECTION_CLOSED) { /* in a fork's child, where the stream's code forked */
+            return false;
+        }
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
             return true;
         }
         if (n <= 0) {
             if (n < 0) {
-                fail_io(c);
+                connection_fail_io(c);
             } else {
                 connection_close(c, FAULT_CLOSED, "the server closed the connection");
             }
             return false;
         }
         c->last_used = now;
-        if (c->reader->pos == c->reader->len && is_absurd(bytes, (size_t)n)) {
-            connection_close(c, FAULT_PROTOCOL,
-                             "what answers does not speak Redis' protocol: a reply of absurd length");
+        if (!reply_reader_feed(&c->replies, bytes, (size_t)n)) {
+            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
             return false;
         }
-        if (redisReaderFeed(c->reader, bytes, (size_t)n) != REDIS_OK) {
-            connection_close(c, FAULT_PROTOCOL, "%s", c->reader->errstr);
+        if (!connection_take_replies(c)) {
             return false;
         }
-        if (!take_replies(c)) {
-            return false;
-        }
-        if ((size_t)n < sizeof bytes && c->stream == NULL) {
-            return true; /* most likely that was all; poll tells if not */
+        total += (size_t)n;
+        if (c->stream == NULL && ((size_t)n < sizeof bytes || total >= TURN_BYTES)) {
+            return true; /* most likely that was all; poll tells if not. A stream has a limit of its own for a turn */
         }
     }
 }
 
-static bool in_time(struct redis_connection *c, int64_t now) {
+static bool connection_is_in_time(struct redis_connection *c, int64_t now) {
     if (c->state != CONNECTION_READY && now >= c->deadline) {
         connection_close(c, FAULT_TIMEOUT, "no connection within %.3g s", (double)c->address->connect_timeout_ns / 1e9);
         return false;
@@ -447,23 +458,28 @@ bool connection_advance(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_CLOSED) {
         return false;
     }
-    if (!in_time(c, now)) {
+    if (!connection_is_in_time(c, now)) {
         return false;
     }
     if (c->state == CONNECTION_RESOLVING) {
         return true;
     }
-    if (c->state == CONNECTION_CONNECTING && (!finish_connecting(c) || c->state == CONNECTION_CONNECTING)) {
+    if (c->stream != NULL) {
+        c->stream->begin(c->stream->context);
+    }
+    if (c->state == CONNECTION_CONNECTING &&
+        (!connection_finish_connecting(c, now) || c->state == CONNECTION_CONNECTING)) {
         return c->state != CONNECTION_CLOSED;
     }
-    return write_out(c, now) && read_in(c, now) && (c->stream == NULL || write_out(c, now));
+    return connection_write_out(c, now) && connection_read_in(c, now) &&
+           (c->stream == NULL || connection_write_out(c, now));
 }
 
 bool connection_write(struct redis_connection *c, int64_t now) {
     if (c->state == CONNECTION_READY) {
-        return write_out(c, now);
+        return connection_write_out(c, now);
     }
-    return c->state != CONNECTION_CLOSED && in_time(c, now);
+    return c->state != CONNECTION_CLOSED && connection_is_in_time(c, now);
 }
 
 bool connection_is_stale(struct redis_connection *c) {

@@ -9,13 +9,16 @@
 #ifndef HEADWAY_CONNECTION_H
 #define HEADWAY_CONNECTION_H
 
-#include <hiredis/hiredis.h>
 #include <netdb.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#include "dial.h"
+#include "replies.h"
 
 #define REDIS_ERROR_LENGTH 256
 
@@ -29,12 +32,15 @@ struct redis_address {
     int64_t connect_timeout_ns;
 };
 
-/* What the bytes go through: the socket itself, or TLS. As read(2) and write(2): -1 and errno, EAGAIN when not ready. */
+/* What the bytes go through: the socket itself, or TLS. As read(2) and write(2): -1 and errno, EAGAIN when not ready. EPROTO: see
+ * `error`. ECANCELED: an exception ended the stream's own code, which is the stream's to raise; the connection is closed. */
 struct redis_stream {
     void *context;
+    /* A turn of the connection begins. In one turn a stream takes no more than TURN_BYTES from the socket. */
+    void (*begin)(void *context);
     ssize_t (*read)(void *context, int fd, char *bytes, size_t length);
     ssize_t (*write)(void *context, int fd, const char *bytes, size_t length);
-    /* A new socket: start afresh. False: see error. */
+    /* A new socket: start afresh. False: errno. */
     bool (*open)(void *context, int fd);
     bool (*wants_write)(void *context);  /* it has bytes that the socket would not take */
     const char *(*error)(void *context); /* what EPROTO was about */
@@ -60,7 +66,12 @@ enum connection_fault {
     FAULT_TLS,
     FAULT_CLOSED, /* by the server, or the network */
     FAULT_MEMORY,
+    FAULT_FORKED,      /* the connection is the parent's: ask again */
+    FAULT_WITHIN,      /* the call comes from within the connection's stream: use another connection */
+    FAULT_INTERRUPTED, /* by an exception: see struct redis_stream */
 };
+
+#define TURN_BYTES (1 << 20) /* so much is read before deadlines are looked at again */
 
 struct redis_buffer {
     char *bytes;
@@ -70,11 +81,13 @@ struct redis_buffer {
 struct redis_connection {
     const struct redis_address *address;
     const struct redis_stream *stream; /* NULL: the socket itself */
-    int fd;
+    int fd;                            /* while it connects: the newest of dial's */
+    unsigned socket; /* another number for each socket that `fd` has been: descriptors are used again */
+    struct dial dial;
     enum connection_state state;
     enum connection_fault fault;
     char error[REDIS_ERROR_LENGTH];
-    redisReader *reader;
+    struct reply_reader replies;
     struct redis_buffer out;
     uint64_t appended, written; /* bytes since it was opened: put into `out`, and handed to the kernel or to TLS */
     int greetings_left;         /* replies to the greeting that are still to come */
@@ -112,6 +125,10 @@ bool connection_send(struct redis_connection *c, const char *bytes, size_t lengt
 
 /* POLLIN and POLLOUT as wanted now. */
 short connection_events(const struct redis_connection *c);
+/* The same of all its sockets: several while it connects. Returns how many. */
+int connection_polls(const struct redis_connection *c, struct pollfd polls[DIAL_ADDRESSES_MAX]);
+/* When it is to be advanced while it connects, though nothing has happened; INT64_MAX: never. */
+int64_t connection_due(const struct redis_connection *c, int64_t now);
 
 /* Only sends, when connected. False: the connection is closed. */
 bool connection_write(struct redis_connection *c, int64_t now);

@@ -55,33 +55,33 @@ struct lease_pool {
 
 /* ---- the pool ---- */
 
-static int64_t *marks_of(const struct lease_pool *l, struct entry *e) {
+static int64_t *entry_marks(const struct lease_pool *l, struct entry *e) {
     return (int64_t *)(void *)(e->states + l->plan->count);
 }
 
-static char *key_of(const struct lease_pool *l, struct entry *e) {
-    return (char *)(marks_of(l, e) + l->plan->count);
+static char *entry_key(const struct lease_pool *l, struct entry *e) {
+    return (char *)(entry_marks(l, e) + l->plan->count);
 }
 
-static void enter(struct lease_pool *l) {
+static void pool_lock(struct lease_pool *l) {
     if (!l->exclusive) {
         lock_acquire(&l->lock);
     }
 }
 
-static void leave(struct lease_pool *l) {
+static void pool_unlock(struct lease_pool *l) {
     if (!l->exclusive) {
         lock_release(&l->lock);
     }
 }
 
-static void fork_take(struct fork_owner *o) {
+static void pool_fork_take(struct fork_owner *o) {
     lock_acquire(&((struct lease_pool *)((char *)o - offsetof(struct lease_pool, fork)))->lock);
 }
-static void fork_give(struct fork_owner *o) {
+static void pool_fork_give(struct fork_owner *o) {
     lock_release(&((struct lease_pool *)((char *)o - offsetof(struct lease_pool, fork)))->lock);
 }
-static void fork_child(struct fork_owner *o) {
+static void pool_fork_child(struct fork_owner *o) {
     struct lease_pool *l = (struct lease_pool *)((char *)o - offsetof(struct lease_pool, fork));
     lock_init(&l->lock);
     atomic_fetch_add(&l->generation, 1);
@@ -131,12 +131,12 @@ struct lease_pool *lease_pool_new(const struct plan *p, int64_t term_ns, int64_t
     l->buckets = buckets;
     l->bucket_count = 64;
     l->max_keys = max_keys;
-    l->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
+    l->fork = (struct fork_owner){.take = pool_fork_take, .give = pool_fork_give, .child = pool_fork_child};
     fork_register(&l->fork);
     return l;
 }
 
-static void free_entries(struct lease_pool *l) {
+static void pool_free_entries(struct lease_pool *l) {
     for (size_t i = 0; i < l->bucket_count; i++) {
         while (l->buckets[i] != NULL) {
             struct entry *e = l->buckets[i];
@@ -149,25 +149,25 @@ static void free_entries(struct lease_pool *l) {
 
 void lease_pool_free(struct lease_pool *l) {
     fork_forget(&l->fork);
-    free_entries(l);
+    pool_free_entries(l);
     free(l->buckets);
     free(l);
 }
 
 /* ---- entries ---- */
 
-static struct entry **place_of(const struct lease_pool *l, const struct table_key *key) {
+static struct entry **pool_place(const struct lease_pool *l, const struct table_key *key) {
     struct entry **at = &l->buckets[key->hash & (l->bucket_count - 1)];
     while (*at != NULL && ((*at)->hash != key->hash || (*at)->key_length != key->length ||
-                           memcmp(key_of(l, *at), key->bytes, key->length) != 0)) {
+                           memcmp(entry_key(l, *at), key->bytes, key->length) != 0)) {
         at = &(*at)->next;
     }
     return at;
 }
 
 /* What a fork has brought along is the parent's. */
-static struct entry *find(struct lease_pool *l, const struct table_key *key) {
-    struct entry *e = *place_of(l, key);
+static struct entry *pool_find(struct lease_pool *l, const struct table_key *key) {
+    struct entry *e = *pool_place(l, key);
     uint64_t generation = atomic_load_explicit(&l->generation, memory_order_relaxed);
     if (e != NULL && e->generation != generation) {
         e->generation = generation;
@@ -178,27 +178,27 @@ static struct entry *find(struct lease_pool *l, const struct table_key *key) {
     return e;
 }
 
-static struct lease_rest *rest_of(const struct lease_pool *l, struct entry *e) {
+static struct lease_rest *entry_rest(const struct lease_pool *l, struct entry *e) {
     struct lease_rest *rest = calloc(1, sizeof *rest + e->key_length);
     if (rest != NULL) {
         rest->give.count = e->left;
         rest->give.number = e->number;
         rest->give.until_us = e->until_us;
-        memcpy(rest->give.mark_us, marks_of(l, e), (size_t)l->plan->count * sizeof(int64_t));
-        memcpy(rest->bytes, key_of(l, e), e->key_length);
+        memcpy(rest->give.mark_us, entry_marks(l, e), (size_t)l->plan->count * sizeof(int64_t));
+        memcpy(rest->bytes, entry_key(l, e), e->key_length);
         rest->key = (struct table_key){.bytes = rest->bytes, .length = e->key_length, .hash = e->hash};
     }
     return rest;
 }
 
 /* Tokens, or the time that a block was booked ahead and was spent before. */
-static bool has_rest(const struct lease_pool *l, const struct entry *e, int64_t now) {
+static bool entry_has_rest(const struct lease_pool *l, const struct entry *e, int64_t now) {
     return e->generation == atomic_load_explicit(&l->generation, memory_order_relaxed) &&
            (e->left > 0 || e->until_us * NS_PER_US > now + e->server_ahead);
 }
 
 /* Of those next to the hand the first that has nothing left, or the one with the least. False: none can go. */
-static bool make_room(struct lease_pool *l, struct lease_rest **rest) {
+static bool pool_make_room(struct lease_pool *l, struct lease_rest **rest) {
     struct entry **victim = NULL;
     int64_t now = clock_now();
     int looks = 0;
@@ -210,7 +210,7 @@ static bool make_room(struct lease_pool *l, struct lease_rest **rest) {
                 victim = at;
             }
         }
-        if (victim != NULL && !has_rest(l, *victim, now)) {
+        if (victim != NULL && !entry_has_rest(l, *victim, now)) {
             break;
         }
     }
@@ -218,14 +218,14 @@ static bool make_room(struct lease_pool *l, struct lease_rest **rest) {
         return false;
     }
     struct entry *e = *victim;
-    *rest = has_rest(l, e, now) ? rest_of(l, e) : NULL;
+    *rest = entry_has_rest(l, e, now) ? entry_rest(l, e) : NULL;
     *victim = e->next;
     free(e);
     l->count--;
     return true;
 }
 
-static void grow(struct lease_pool *l) {
+static void pool_grow(struct lease_pool *l) {
     size_t wanted = l->bucket_count * 2;
     struct entry **buckets = calloc(wanted, sizeof *buckets);
     if (buckets == NULL) {
@@ -245,8 +245,8 @@ static void grow(struct lease_pool *l) {
 }
 
 /* NULL: no memory, or no room. */
-static struct entry *add(struct lease_pool *l, const struct table_key *key, struct lease_rest **rest) {
-    if (l->count >= l->max_keys && !make_room(l, rest)) {
+static struct entry *pool_add(struct lease_pool *l, const struct table_key *key, struct lease_rest **rest) {
+    if (l->count >= l->max_keys && !pool_make_room(l, rest)) {
         return NULL;
     }
     size_t rules = (size_t)l->plan->count;
@@ -255,13 +255,13 @@ static struct entry *add(struct lease_pool *l, const struct table_key *key, stru
         return NULL;
     }
     if ((size_t)l->count >= l->bucket_count) {
-        grow(l);
+        pool_grow(l);
     }
     e->hash = key->hash;
     e->key_length = key->length;
     e->generation = atomic_load_explicit(&l->generation, memory_order_relaxed);
     e->ask = 1;
-    memcpy(key_of(l, e), key->bytes, key->length);
+    memcpy(entry_key(l, e), key->bytes, key->length);
     struct entry **bucket = &l->buckets[key->hash & (l->bucket_count - 1)];
     e->next = *bucket;
     *bucket = e;
@@ -272,13 +272,13 @@ static struct entry *add(struct lease_pool *l, const struct table_key *key, stru
 /* ---- deciding here ---- */
 
 /* What of the server's time is known: it is later than that. It never goes back. */
-static int64_t server_now(struct entry *e, int64_t now) {
+static int64_t entry_server_now(struct entry *e, int64_t now) {
     int64_t then = now + e->server_ahead;
     e->last_now = then > e->last_now ? then : e->last_now;
     return e->last_now;
 }
 
-static void spend(const struct lease_pool *l, struct entry *e, int64_t cost) {
+static void entry_spend(const struct lease_pool *l, struct entry *e, int64_t cost) {
     bool bucket = algorithm_is_bucket(l->plan->algorithm);
     for (int i = 0; i < l->plan->count; i++) {
         const struct quota *q = &l->plan->rules[i].quota;
@@ -300,8 +300,8 @@ static void spend(const struct lease_pool *l, struct entry *e, int64_t cost) {
     e->spent += cost;
 }
 
-static void tell(const struct lease_pool *l, const struct state *states, int64_t denied_cost, int64_t now,
-                 struct outcome *out) {
+static void pool_tell(const struct lease_pool *l, const struct state *states, int64_t denied_cost, int64_t now,
+                      struct outcome *out) {
     *out = (struct outcome){
         .kind = denied_cost > 0 ? OUTCOME_DENIED : OUTCOME_ADMITTED,
         .state = states[0],
@@ -317,23 +317,23 @@ static void tell(const struct lease_pool *l, const struct state *states, int64_t
 bool lease_spend(struct lease_pool *l, const struct table_key *key, int64_t cost, bool denials, struct outcome *out) {
     int64_t now = clock_now();
     bool decided = false;
-    enter(l);
-    struct entry *e = find(l, key);
+    pool_lock(l);
+    struct entry *e = pool_find(l, key);
     if (e != NULL && cost <= e->left && now < e->valid_until) {
-        spend(l, e, cost);
-        tell(l, e->states, 0, server_now(e, now), out);
+        entry_spend(l, e, cost);
+        pool_tell(l, e->states, 0, entry_server_now(e, now), out);
         decided = true;
     } else if (e != NULL && denials && now < e->denied_until && cost >= e->denied_cost) {
-        tell(l, e->states, cost, server_now(e, now), out);
+        pool_tell(l, e->states, cost, entry_server_now(e, now), out);
         decided = true;
     }
-    leave(l);
+    pool_unlock(l);
     return decided;
 }
 
 /* ---- asking ---- */
 
-static void choose_ahead(const struct lease_pool *l, struct lease_take *take) {
+static void pool_choose_ahead(const struct lease_pool *l, struct lease_take *take) {
     bool bucket = algorithm_is_bucket(l->plan->algorithm);
     int64_t trips = AHEAD_TRIPS * l->trip_ns, least = trips > AHEAD_LEAST_NS ? trips : AHEAD_LEAST_NS;
     int64_t ns = l->term_ns, room = l->term_ns;
@@ -352,7 +352,7 @@ static void choose_ahead(const struct lease_pool *l, struct lease_take *take) {
 }
 
 /* How many tokens these states have to give. */
-static int64_t available(const struct lease_pool *l, const struct state *states, int64_t now) {
+static int64_t pool_available(const struct lease_pool *l, const struct state *states, int64_t now) {
     int64_t least = INT64_MAX;
     for (int i = 0; i < l->plan->count; i++) {
         struct decision d;
@@ -363,20 +363,20 @@ static int64_t available(const struct lease_pool *l, const struct state *states,
 }
 
 /* The same of an entry, once the time has been set back that its last block was ahead. */
-static int64_t available_then(const struct lease_pool *l, struct entry *e, int64_t now) {
+static int64_t entry_available(const struct lease_pool *l, struct entry *e, int64_t now) {
     struct state states[QUOTA_RULES_MAX];
-    int64_t then = server_now(e, now);
+    int64_t then = entry_server_now(e, now);
     for (int i = 0; i < l->plan->count; i++) {
-        int64_t mark = marks_of(l, e)[i] * NS_PER_US, back = e->until_us * NS_PER_US - (mark > then ? mark : then);
+        int64_t mark = entry_marks(l, e)[i] * NS_PER_US, back = e->until_us * NS_PER_US - (mark > then ? mark : then);
         states[i] = e->states[i];
         if (algorithm_is_bucket(l->plan->algorithm) && e->until_us > 0 && back > 0) {
             states[i].word[0] -= back;
         }
     }
-    return available(l, states, then);
+    return pool_available(l, states, then);
 }
 
-static void choose_count(struct lease_pool *l, struct entry *e, struct lease_take *take, int64_t now) {
+static void pool_choose_count(struct lease_pool *l, struct entry *e, struct lease_take *take, int64_t now) {
     int64_t wanted = e->spent > 1 ? e->spent : 1;
     if (e->left == 0 && e->answered != 0 && now - e->taken < l->term_ns) { /* it ran out early */
         wanted = (e->ask > wanted ? e->ask : wanted) * 2;
@@ -384,7 +384,7 @@ static void choose_count(struct lease_pool *l, struct entry *e, struct lease_tak
     e->ask = wanted < l->most ? wanted : l->most;
     take->count = e->ask;
     if (e->answered != 0 && take->count > take->cost) {
-        int64_t there = available_then(l, e, now);
+        int64_t there = entry_available(l, e, now);
         take->count = there < take->count ? there : take->count;
     }
     take->count = take->count > take->cost ? take->count : take->cost;
@@ -395,26 +395,26 @@ void lease_begin(struct lease_pool *l, const struct table_key *key, int64_t cost
     int64_t now = clock_now();
     *take = (struct lease_take){.cost = cost, .count = cost};
     *rest = NULL;
-    enter(l);
-    struct entry *e = find(l, key);
+    pool_lock(l);
+    struct entry *e = pool_find(l, key);
     if (e == NULL) {
-        e = add(l, key, rest);
+        e = pool_add(l, key, rest);
     }
     if (e != NULL && e->ticket == 0) {
         e->ticket = take->ticket = ++l->tickets;
-        choose_count(l, e, take, now);
-        choose_ahead(l, take);
+        pool_choose_count(l, e, take, now);
+        pool_choose_ahead(l, take);
         take->give.count = e->left;
         take->give.number = e->number;
         take->give.until_us = e->until_us;
-        memcpy(take->give.mark_us, marks_of(l, e), (size_t)l->plan->count * sizeof(int64_t));
+        memcpy(take->give.mark_us, entry_marks(l, e), (size_t)l->plan->count * sizeof(int64_t));
         e->left = e->valid_until = e->denied_until = e->number = e->until_us = 0;
     }
-    leave(l);
+    pool_unlock(l);
 }
 
 /* An admission: the block, less what its caller takes of it, is the entry's. */
-static void begin_block(const struct lease_pool *l, struct entry *e, const struct lease_take *take) {
+static void entry_begin_block(const struct lease_pool *l, struct entry *e, const struct lease_take *take) {
     int64_t ns = take->ahead_us * NS_PER_US;
     e->left = take->count - take->cost;
     e->spent = take->cost;
@@ -431,13 +431,13 @@ bool lease_end(struct lease_pool *l, const struct table_key *key, struct lease_t
     const struct plan *p = l->plan;
     int64_t now = clock_now(), wait = 0;
     if (!take->admitted && take->count > take->cost) {
-        int64_t there = available(l, take->states, take->now);
+        int64_t there = pool_available(l, take->states, take->now);
         if (there >= take->cost) { /* less will do */
             take->count = ++take->tries >= TRIES ? take->cost : there < take->count ? there : take->count - 1;
             take->give = (struct lease_give){0}; /* that has gone back */
-            enter(l);
-            choose_ahead(l, take);
-            leave(l);
+            pool_lock(l);
+            pool_choose_ahead(l, take);
+            pool_unlock(l);
             return false;
         }
     }
@@ -451,8 +451,8 @@ bool lease_end(struct lease_pool *l, const struct table_key *key, struct lease_t
         }
     }
     int64_t told = take->now;
-    enter(l);
-    struct entry *e = find(l, key);
+    pool_lock(l);
+    struct entry *e = pool_find(l, key);
     if (e != NULL && take->ticket != 0 && e->ticket == take->ticket) {
         e->ticket = 0;
         e->answered = now;
@@ -461,9 +461,9 @@ bool lease_end(struct lease_pool *l, const struct table_key *key, struct lease_t
         e->server_ahead = take->now - now;
         e->last_now = told = take->now > e->last_now ? take->now : e->last_now;
         memcpy(e->states, take->states, (size_t)p->count * sizeof(struct state));
-        memcpy(marks_of(l, e), take->mark_us, (size_t)p->count * sizeof(int64_t));
+        memcpy(entry_marks(l, e), take->mark_us, (size_t)p->count * sizeof(int64_t));
         if (take->admitted) {
-            begin_block(l, e, take);
+            entry_begin_block(l, e, take);
         } else {
             e->spent = 0;
             e->ask = e->ask > 1 ? e->ask / 2 : 1;
@@ -471,49 +471,49 @@ bool lease_end(struct lease_pool *l, const struct table_key *key, struct lease_t
             e->denied_until = now + (wait < DENIAL_NS ? wait : DENIAL_NS);
         }
     }
-    leave(l);
-    tell(l, take->states, take->admitted ? 0 : take->cost, told, out);
+    pool_unlock(l);
+    pool_tell(l, take->states, take->admitted ? 0 : take->cost, told, out);
     return true;
 }
 
 void lease_fail(struct lease_pool *l, const struct table_key *key, const struct lease_take *take) {
-    enter(l);
-    struct entry *e = find(l, key);
+    pool_lock(l);
+    struct entry *e = pool_find(l, key);
     if (e != NULL && take->ticket != 0 && e->ticket == take->ticket) {
         e->ticket = 0;
         e->answered = e->spent = 0;
     }
-    leave(l);
+    pool_unlock(l);
 }
 
 /* ---- ending ---- */
 
 void lease_drop(struct lease_pool *l, const struct table_key *key) {
-    enter(l);
-    struct entry **at = place_of(l, key);
+    pool_lock(l);
+    struct entry **at = pool_place(l, key);
     if (*at != NULL) {
         struct entry *e = *at;
         *at = e->next;
         free(e);
         l->count--;
     }
-    leave(l);
+    pool_unlock(l);
 }
 
 struct lease_rest *lease_drain(struct lease_pool *l) {
     struct lease_rest *all = NULL;
     int64_t now = clock_now();
-    enter(l);
+    pool_lock(l);
     for (size_t i = 0; i < l->bucket_count; i++) {
         for (struct entry *e = l->buckets[i]; e != NULL; e = e->next) {
-            struct lease_rest *rest = has_rest(l, e, now) ? rest_of(l, e) : NULL;
+            struct lease_rest *rest = entry_has_rest(l, e, now) ? entry_rest(l, e) : NULL;
             if (rest != NULL) {
                 rest->next = all;
                 all = rest;
             }
         }
     }
-    free_entries(l);
-    leave(l);
+    pool_free_entries(l);
+    pool_unlock(l);
     return all;
 }

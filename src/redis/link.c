@@ -30,6 +30,9 @@ void request_free(struct redis_request *r) {
     if (r->reply != NULL) {
         freeReplyObject(r->reply);
     }
+    if (r->in_turn) {
+        parker_destroy(&r->parker);
+    }
     free(r);
 }
 
@@ -114,7 +117,7 @@ bool list_remove(struct request_list *list, struct redis_request *r) {
 }
 
 /* Nobody wants the answer, which is there: frees the request. With the lock held. */
-static void drop_answered(struct link *l, struct redis_request *r) {
+static void link_drop_answered(struct link *l, struct redis_request *r) {
     struct redis_request *undo = r->undo;
     r->undo = NULL;
     if (undo != NULL && r->end == REQUEST_DONE && undo->fill(undo, r->reply)) {
@@ -131,24 +134,22 @@ static void drop_answered(struct link *l, struct redis_request *r) {
 }
 
 /* With the lock held. */
-static void finish(struct link *l, struct redis_request *r, enum request_end end) {
+static void link_finish(struct link *l, struct redis_request *r, enum request_end end) {
     r->end = end;
     if (r->abandoned) {
-        drop_answered(l, r);
-    } else if (r->in_turn) {
-        if (!r->drive) { /* else it is the driver's own, who looks */
-            r->in_line = true;
-            list_append(&l->answered, r);
-        }
-    } else {
+        link_drop_answered(l, r);
+    } else if (!r->in_turn) {
         r->wake(r);
+    } else if (!r->drive && !r->away) { /* else its thread looks by itself */
+        r->in_line = true;
+        list_append(&l->answered, r);
     }
 }
 
-void let_go(struct link *l, struct redis_request *r, struct redis_request *undo) {
+void link_let_go(struct link *l, struct redis_request *r, struct redis_request *undo) {
     r->undo = undo;
     if (r->end != REQUEST_OPEN) {
-        drop_answered(l, r);
+        link_drop_answered(l, r);
     } else if (list_remove(&l->waiting, r)) {
         request_free(r); /* it has not been sent, and will not be */
     } else {
@@ -156,27 +157,33 @@ void let_go(struct link *l, struct redis_request *r, struct redis_request *undo)
     }
 }
 
-static void fail(struct link *l, struct redis_request *r, enum request_end end, enum connection_fault fault,
-                 const char *error) {
+static void link_fail(struct link *l, struct redis_request *r, enum request_end end, enum connection_fault fault,
+                      const char *error) {
     r->fault = fault;
     snprintf(r->error, sizeof r->error, "%s", error);
-    finish(l, r, end);
+    link_finish(l, r, end);
 }
 
-static void fail_all(struct link *l, struct request_list *list, enum request_end end, enum connection_fault fault,
-                     const char *error) {
+static void link_fail_all(struct link *l, struct request_list *list, enum request_end end, enum connection_fault fault,
+                          const char *error) {
     struct redis_request *r;
     while ((r = list_take(list)) != NULL) {
-        fail(l, r, end, fault, error);
+        link_fail(l, r, end, fault, error);
     }
 }
 
 /* ---- the connection's events; whoever drives ---- */
 
-static bool on_reply(void *owner, redisReply *reply) {
+static bool link_on_reply(void *owner, redisReply *reply) {
     struct link *l = owner;
     lock_acquire(&l->lock);
     struct redis_request *r = l->sent.first;
+    if (l->distrusted) {
+        connection_close(&l->connection, FAULT_TIMEOUT, "no answer in time");
+        lock_release(&l->lock);
+        freeReplyObject(reply);
+        return true;
+    }
     bool known = r != NULL;
     if (known && r->skip > 0) {
         r->skip--;
@@ -189,7 +196,7 @@ static bool on_reply(void *owner, redisReply *reply) {
     }
     if (known && r->reply != NULL && !r->waits) {
         list_take(&l->sent);
-        finish(l, r, REQUEST_DONE);
+        link_finish(l, r, REQUEST_DONE);
     }
     lock_release(&l->lock);
     if (reply != NULL) {
@@ -198,7 +205,7 @@ static bool on_reply(void *owner, redisReply *reply) {
     return known;
 }
 
-static uint64_t next_random(struct link *l) {
+static uint64_t link_random(struct link *l) {
     uint64_t z = (l->random += UINT64_C(0x9E3779B97F4A7C15));
     z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
     return z ^ (z >> 31);
@@ -210,13 +217,24 @@ void link_closed(struct link *l, bool made, int64_t now) {
     struct request_list again;
     struct redis_request *r;
     list_init(&again);
+    l->distrusted = false;
     /* Of which no byte has left, the server cannot have counted. */
     while ((r = list_take(&l->sent)) != NULL) {
         if (made && r->begins >= c->written) {
             list_append(&again, r);
         } else {
-            fail(l, r, REQUEST_LOST, c->fault, c->error);
+            link_fail(l, r, REQUEST_LOST, c->fault, c->error);
         }
+    }
+    if (c->fault == FAULT_INTERRUPTED) { /* which is no failure of the server: another caller connects */
+        while ((r = list_take(&l->waiting)) != NULL) {
+            list_append(&again, r);
+        }
+        l->waiting = again;
+        if (again.first == NULL) {
+            list_init(&l->waiting);
+        }
+        return;
     }
     if (made) {
         while ((r = list_take(&l->waiting)) != NULL) {
@@ -226,7 +244,7 @@ void link_closed(struct link *l, bool made, int64_t now) {
             if (++r->tries < TRIES) {
                 list_append(&l->waiting, r);
             } else {
-                fail(l, r, REQUEST_UNSENT, c->fault, c->error);
+                link_fail(l, r, REQUEST_UNSENT, c->fault, c->error);
             }
         }
         return;
@@ -234,17 +252,17 @@ void link_closed(struct link *l, bool made, int64_t now) {
     l->failed++;
     l->rest_ns = l->rest_ns == 0 ? REST_FIRST_NS : l->rest_ns * 2 < REST_LAST_NS ? l->rest_ns * 2 : REST_LAST_NS;
     /* Between a half and the whole, so that many processes do not come back as one. */
-    l->rest_until = now + l->rest_ns / 2 + (int64_t)(next_random(l) % (uint64_t)(l->rest_ns / 2));
+    l->rest_until = now + l->rest_ns / 2 + (int64_t)(link_random(l) % (uint64_t)(l->rest_ns / 2));
     l->fault = c->fault;
     snprintf(l->error, sizeof l->error, "%s", c->error);
-    fail_all(l, &l->waiting, REQUEST_UNSENT, c->fault, c->error);
+    link_fail_all(l, &l->waiting, REQUEST_UNSENT, c->fault, c->error);
 }
 
 /* Drops from the head of a list those whose time is up. True: there was one. */
-static bool expire(struct link *l, struct request_list *list, int64_t now, enum request_end end) {
+static bool link_expire(struct link *l, struct request_list *list, int64_t now, enum request_end end) {
     bool any = false;
     while (list->first != NULL && list->first->deadline <= now) {
-        fail(l, list_take(list), end, FAULT_TIMEOUT, "no answer in time");
+        link_fail(l, list_take(list), end, FAULT_TIMEOUT, "no answer in time");
         any = true;
     }
     return any;
@@ -260,7 +278,7 @@ bool link_prepare(struct link *l, int64_t now) {
     }
     if (c->state == CONNECTION_CLOSED) {
         if (l->waiting.first != NULL && now < l->rest_until) {
-            fail_all(l, &l->waiting, REQUEST_UNSENT, l->fault, l->error);
+            link_fail_all(l, &l->waiting, REQUEST_UNSENT, l->fault, l->error);
         }
         return l->waiting.first != NULL;
     }
@@ -270,14 +288,14 @@ bool link_prepare(struct link *l, int64_t now) {
         if (connection_send(c, r->bytes, r->length)) {
             list_append(&l->sent, r);
         } else {
-            fail(l, r, REQUEST_UNSENT, FAULT_MEMORY, "out of memory");
+            link_fail(l, r, REQUEST_UNSENT, FAULT_MEMORY, "out of memory");
         }
     }
     return false;
 }
 
-/* The earliest instant at which somebody must be told that its time is up: with the lock held. */
-int64_t link_next_deadline(const struct link *l) {
+/* See link_turn.h: with the lock held. */
+int64_t link_next_deadline(const struct link *l, int64_t now) {
     int64_t deadline = INT64_MAX;
     if (l->sent.first != NULL) {
         deadline = l->sent.first->deadline;
@@ -285,17 +303,29 @@ int64_t link_next_deadline(const struct link *l) {
     if (l->waiting.first != NULL && l->waiting.first->deadline < deadline) {
         deadline = l->waiting.first->deadline;
     }
-    if (l->connection.state != CONNECTION_READY && l->connection.state != CONNECTION_CLOSED &&
-        l->connection.deadline < deadline) {
-        deadline = l->connection.deadline;
-    }
+    int64_t due = connection_due(&l->connection, now);
+    deadline = due < deadline ? due : deadline;
     return deadline;
+}
+
+static void link_hang_up_if_distrusted(struct link *l, int64_t now) {
+    if (!atomic_load_explicit(&l->distrusted, memory_order_relaxed)) {
+        return;
+    }
+    lock_acquire(&l->lock);
+    if (l->connection.state == CONNECTION_READY) {
+        connection_close(&l->connection, FAULT_CLOSED, "its replies were out of step");
+        link_closed(l, true, now);
+    }
+    l->distrusted = false;
+    lock_release(&l->lock);
 }
 
 /* One turn of whoever drives, without the lock: what is to be done until the next poll. */
 void link_turn(struct link *l, bool readable) {
     struct redis_connection *c = &l->connection;
     int64_t now = clock_now();
+    link_hang_up_if_distrusted(l, now);
     bool made = c->state == CONNECTION_READY;
     bool open = c->state == CONNECTION_CLOSED || (readable ? connection_advance(c, now) : connection_write(c, now));
     lock_acquire(&l->lock);
@@ -306,12 +336,12 @@ void link_turn(struct link *l, bool readable) {
             l->opened++;
             l->rest_ns = 0;
         }
-        if (expire(l, &l->sent, now, REQUEST_LOST)) { /* what comes now would be taken for another's */
+        if (link_expire(l, &l->sent, now, REQUEST_LOST)) { /* what comes now would be taken for another's */
             connection_close(c, FAULT_TIMEOUT, "no answer in time");
             link_closed(l, true, now);
         }
     }
-    expire(l, &l->waiting, now, REQUEST_UNSENT);
+    link_expire(l, &l->waiting, now, REQUEST_UNSENT);
     lock_release(&l->lock);
 }
 
@@ -319,6 +349,7 @@ void link_turn(struct link *l, bool readable) {
 
 void link_submit(struct link *l, struct redis_request *r) {
     r->deadline = clock_now() + l->timeout_ns;
+    r->link = l;
     lock_acquire(&l->lock);
     l->driven = true;
     list_append(&l->waiting, r);
@@ -327,6 +358,12 @@ void link_submit(struct link *l, struct redis_request *r) {
 
 void link_step(struct link *l, bool readable, int *fd, short *events) {
     struct redis_connection *c = &l->connection;
+    if (l->stepping) { /* the stream runs Python code, which calls: what it wants is seen to when it returns */
+        *fd = c->fd;
+        *events = c->fd < 0 ? 0 : connection_events(c);
+        return;
+    }
+    l->stepping = true;
     for (int tries = 0; tries < 4; tries++) {
         int64_t now = clock_now();
         lock_acquire(&l->lock);
@@ -343,10 +380,11 @@ void link_step(struct link *l, bool readable, int *fd, short *events) {
         lock_acquire(&l->lock);
         bool more = l->waiting.first != NULL && (c->state == CONNECTION_CLOSED || c->state == CONNECTION_READY);
         lock_release(&l->lock);
-        if (!more) {
+        if (!more || c->fault == FAULT_INTERRUPTED) {
             break;
         }
     }
+    l->stepping = false;
     *fd = c->fd;
     *events = c->fd < 0 ? 0 : connection_events(c);
 }
@@ -361,7 +399,7 @@ void link_resolved(struct link *l, int problem, struct addrinfo *found) {
 
 bool link_abandon(struct link *l, struct redis_request *r, struct redis_request *undo) {
     lock_acquire(&l->lock);
-    let_go(l, r, undo);
+    link_let_go(l, r, undo);
     bool more = l->waiting.first != NULL;
     lock_release(&l->lock);
     return more;
@@ -386,10 +424,10 @@ void link_init(struct link *l, const struct redis_address *address, const struct
     list_init(&l->answered);
     l->timeout_ns = timeout_ns;
     l->random = (uint64_t)(uintptr_t)l ^ (uint64_t)clock_now();
-    connection_init(&l->connection, address, stream, l, on_reply);
+    connection_init(&l->connection, address, stream, l, link_on_reply);
 }
 
-static void free_abandoned(struct request_list *list) {
+static void list_free_abandoned(struct request_list *list) {
     struct redis_request *r;
     while ((r = list_take(list)) != NULL) {
         if (r->abandoned) {
@@ -399,12 +437,12 @@ static void free_abandoned(struct request_list *list) {
 }
 
 void link_destroy(struct link *l) {
-    free_abandoned(&l->sent);
-    free_abandoned(&l->waiting);
+    list_free_abandoned(&l->sent);
+    list_free_abandoned(&l->waiting);
     connection_destroy(&l->connection);
 }
 
-static bool all_abandoned(const struct request_list *list) {
+static bool list_is_abandoned(const struct request_list *list) {
     const struct redis_request *r = list->first;
     while (r != NULL && r->abandoned) {
         r = r->next;
@@ -414,12 +452,12 @@ static bool all_abandoned(const struct request_list *list) {
 
 bool link_is_idle(struct link *l) {
     lock_acquire(&l->lock);
-    bool idle = all_abandoned(&l->sent) && all_abandoned(&l->waiting);
+    bool idle = list_is_abandoned(&l->sent) && list_is_abandoned(&l->waiting);
     lock_release(&l->lock);
     return idle;
 }
 
-bool owes(const struct link *l) {
+bool link_owes_locked(const struct link *l) {
     for (const struct redis_request *r = l->waiting.first; r != NULL; r = r->next) {
         if (r->abandoned) {
             return true;
@@ -435,31 +473,59 @@ bool owes(const struct link *l) {
 
 bool link_owes(struct link *l) {
     lock_acquire(&l->lock);
-    bool yes = owes(l);
+    bool yes = link_owes_locked(l);
     lock_release(&l->lock);
     return yes;
+}
+
+/* With the lock held, while nobody drives. Callers who run Python code may be waiting for replies. */
+static void link_hang_up(struct link *l, const char *why) {
+    connection_close(&l->connection, FAULT_CLOSED, "%s", why);
+    link_fail_all(l, &l->sent, REQUEST_LOST, FAULT_CLOSED, why);
+    l->connection.fault = FAULT_NONE;
+    l->distrusted = false;
 }
 
 void link_close(struct link *l) {
     lock_acquire(&l->lock);
     if (!l->driven) {
-        connection_close(&l->connection, FAULT_NONE, "closed");
-        free_abandoned(&l->sent);
-        l->connection.fault = FAULT_NONE;
+        link_hang_up(l, "closed");
     }
     lock_release(&l->lock);
+}
+
+void link_distrust(struct link *l) {
+    lock_acquire(&l->lock);
+    if (l->driven) {
+        l->distrusted = true;
+    } else {
+        link_hang_up(l, "its replies were out of step");
+    }
+    lock_release(&l->lock);
+}
+
+static void link_end_as_forked(struct request_list *list) {
+    struct redis_request *r;
+    while ((r = list_take(list)) != NULL) {
+        if (r->end == REQUEST_OPEN) {
+            r->end = REQUEST_UNSENT;
+            r->fault = FAULT_FORKED;
+        }
+        r->in_line = r->drive = false;
+    }
 }
 
 void link_renew(struct link *l) {
     bool driven = l->driven;
     lock_init(&l->lock);
-    l->driven = false;
-    list_init(&l->waiting); /* their callers are in the parent */
-    list_init(&l->sent);
-    list_init(&l->answered);
+    l->driven = l->distrusted = l->stepping = false;
+    l->within = NULL;
+    link_end_as_forked(&l->waiting);
+    link_end_as_forked(&l->sent);
+    link_end_as_forked(&l->answered);
     l->waking = false;
-    if (driven) { /* by a thread that is not here, and may have been half-way through: they are left as they are */
-        l->connection.reader = NULL;
+    if (driven) { /* by a thread that may have been half-way through: they are left as they are */
+        l->connection.replies = (struct reply_reader){0};
         l->connection.out = (struct redis_buffer){0};
     }
     connection_close(&l->connection, FAULT_NONE, "forked");

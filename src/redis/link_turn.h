@@ -14,17 +14,17 @@ bool list_remove(struct request_list *list, struct redis_request *r); /* false: 
 /* Prepares what goes out next. True: a connection must be opened first. */
 bool link_prepare(struct link *l, int64_t now);
 
-/* The earliest instant at which somebody must be told that its time is up. */
-int64_t link_next_deadline(const struct link *l);
+/* The earliest instant at which a request's time is up, or the connection is to be advanced though nothing has happened. */
+int64_t link_next_deadline(const struct link *l, int64_t now);
 
 /* The connection has closed. `made`: it had been made, and broke; else it could not be made. */
 void link_closed(struct link *l, bool made, int64_t now);
 
 /* The caller has gone: the request and `undo` (or NULL) are the link's. */
-void let_go(struct link *l, struct redis_request *r, struct redis_request *undo);
+void link_let_go(struct link *l, struct redis_request *r, struct redis_request *undo);
 
 /* See link_owes. */
-bool owes(const struct link *l);
+bool link_owes_locked(const struct link *l);
 
 /* ---- without it, by whoever drives ---- */
 

@@ -9,7 +9,9 @@
 #include "lua_scripts.h"
 
 #define SPAN_US_MAX (INT64_C(1) << 52)
-#define NUMBER_ROOM 32 /* "$20\r\n" and 20 digits and "\r\n" */
+#define INSTANT_US_END                                                                                                 \
+    (CLOCK_END / 1000 * 3 / 2) /* no instant that a script says of a lease is later: see lease.c, spend */
+#define NUMBER_ROOM 32         /* "$20\r\n" and 20 digits and "\r\n" */
 
 struct script {
     const char *text, *sha;
@@ -86,7 +88,7 @@ struct cursor {
     char *at;
 };
 
-static void put(struct cursor *c, const void *bytes, size_t length) {
+static void cursor_put(struct cursor *c, const void *bytes, size_t length) {
     memcpy(c->at, bytes, length);
     c->at += length;
 }
@@ -99,29 +101,29 @@ static char *decimal(char *end, uint64_t value) {
     return end;
 }
 
-static void put_header(struct cursor *c, char kind, uint64_t value) {
+static void cursor_put_header(struct cursor *c, char kind, uint64_t value) {
     char text[24], *end = text + sizeof text, *start = decimal(end, value);
     *c->at++ = kind;
-    put(c, start, (size_t)(end - start));
-    put(c, "\r\n", 2);
+    cursor_put(c, start, (size_t)(end - start));
+    cursor_put(c, "\r\n", 2);
 }
 
-static void put_text(struct cursor *c, const char *text, size_t length) {
-    put_header(c, '$', length);
-    put(c, text, length);
-    put(c, "\r\n", 2);
+static void cursor_put_text(struct cursor *c, const char *text, size_t length) {
+    cursor_put_header(c, '$', length);
+    cursor_put(c, text, length);
+    cursor_put(c, "\r\n", 2);
 }
 
-static void put_number(struct cursor *c, int64_t value) {
+static void cursor_put_number(struct cursor *c, int64_t value) {
     char text[24], *end = text + sizeof text, *start = decimal(end, (uint64_t)value);
-    put_text(c, start, (size_t)(end - start));
+    cursor_put_text(c, start, (size_t)(end - start));
 }
 
-static void put_span(struct cursor *c, const struct quota *q, int64_t count) {
+static void cursor_put_span(struct cursor *c, const struct quota *q, int64_t count) {
     int64_t us, excess;
     span_us(q, count, &us, &excess);
-    put_number(c, us);
-    put_number(c, excess);
+    cursor_put_number(c, us);
+    cursor_put_number(c, excess);
 }
 
 /* A key that begins with '}' would leave the hash tag empty, and the rules of one key in several slots. So such a key, and one that
@@ -134,28 +136,28 @@ static size_t key_length(const struct redis_names *names, const struct table_key
     return names->prefix_length + key->length + 2 + names->rules[rule].length + is_marked(key);
 }
 
-static void put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule,
-                    const char *suffix) {
-    put_header(c, '$', key_length(names, key, rule) + strlen(suffix));
-    put(c, names->prefix, names->prefix_length);
+static void cursor_put_key(struct cursor *c, const struct redis_names *names, const struct table_key *key, int rule,
+                           const char *suffix) {
+    cursor_put_header(c, '$', key_length(names, key, rule) + strlen(suffix));
+    cursor_put(c, names->prefix, names->prefix_length);
     *c->at++ = '{';
     if (is_marked(key)) {
         *c->at++ = '\\';
     }
-    put(c, key->bytes, key->length);
+    cursor_put(c, key->bytes, key->length);
     *c->at++ = '}';
-    put(c, names->rules[rule].tag, names->rules[rule].length);
-    put(c, suffix, strlen(suffix));
-    put(c, "\r\n", 2);
+    cursor_put(c, names->rules[rule].tag, names->rules[rule].length);
+    cursor_put(c, suffix, strlen(suffix));
+    cursor_put(c, "\r\n", 2);
 }
 
-static void put_script(struct cursor *c, const struct script *s, bool whole) {
+static void cursor_put_script(struct cursor *c, const struct script *s, bool whole) {
     if (whole) {
-        put_text(c, "EVAL", 4);
-        put_text(c, s->text, s->length);
+        cursor_put_text(c, "EVAL", 4);
+        cursor_put_text(c, s->text, s->length);
     } else {
-        put_text(c, "EVALSHA", 7);
-        put_text(c, s->sha, 40);
+        cursor_put_text(c, "EVALSHA", 7);
+        cursor_put_text(c, s->sha, 40);
     }
 }
 
@@ -166,19 +168,19 @@ struct redis_request *scripts_run(const struct script *s, const char *words, siz
         return NULL;
     }
     struct cursor c = {r->bytes};
-    put_header(&c, '*', (uint64_t)(count + (s != NULL ? 3 : 0)));
+    cursor_put_header(&c, '*', (uint64_t)(count + (s != NULL ? 3 : 0)));
     if (s != NULL) {
-        put_script(&c, s, whole);
-        put_number(&c, keys);
+        cursor_put_script(&c, s, whole);
+        cursor_put_number(&c, keys);
     }
-    put(&c, words, length);
+    cursor_put(&c, words, length);
     r->length = (size_t)(c.at - r->bytes);
     return r;
 }
 
 /* The command up to its keys, in a request with room for all of it. */
-static struct redis_request *begin(const struct script *s, bool whole, const struct redis_names *names,
-                                   const struct table_key *key, int first, int count, struct cursor *c) {
+static struct redis_request *request_begin(const struct script *s, bool whole, const struct redis_names *names,
+                                           const struct table_key *key, int first, int count, struct cursor *c) {
     int keys = s->lists ? 2 * count : count;
     size_t room = 128 + (whole ? s->length : 40) + NUMBER_ROOM * (size_t)s->common;
     for (int i = first; i < first + count; i++) {
@@ -189,19 +191,19 @@ static struct redis_request *begin(const struct script *s, bool whole, const str
         return NULL;
     }
     c->at = r->bytes;
-    put_header(c, '*', (uint64_t)(3 + keys + s->common + count * s->numbers));
-    put_script(c, s, whole);
-    put_number(c, keys);
+    cursor_put_header(c, '*', (uint64_t)(3 + keys + s->common + count * s->numbers));
+    cursor_put_script(c, s, whole);
+    cursor_put_number(c, keys);
     for (int i = first; i < first + count; i++) {
-        put_key(c, names, key, i, "");
+        cursor_put_key(c, names, key, i, "");
         if (s->lists) {
-            put_key(c, names, key, i, beside[0]);
+            cursor_put_key(c, names, key, i, beside[0]);
         }
     }
     return r;
 }
 
-static struct redis_request *end(struct redis_request *r, const struct cursor *c) {
+static struct redis_request *request_end_at(struct redis_request *r, const struct cursor *c) {
     r->length = (size_t)(c->at - r->bytes);
     return r;
 }
@@ -210,78 +212,78 @@ struct redis_request *scripts_limit(const struct plan *p, const struct redis_nam
                                     int64_t cost, int64_t most_wait_ns, bool whole) {
     const struct script *s = script_of(p->algorithm);
     struct cursor c;
-    struct redis_request *r = begin(s, whole, names, key, 0, p->count, &c);
+    struct redis_request *r = request_begin(s, whole, names, key, 0, p->count, &c);
     for (int i = 0; r != NULL && i < p->count; i++) {
         const struct quota *q = &p->rules[i].quota;
         int64_t own = rule_cost(&p->rules[i], cost);
-        put_number(&c, q->limit);
+        cursor_put_number(&c, q->limit);
         if (s == &gcra) {
-            put_span(&c, q, own);
-            put_span(&c, q, q->burst);
-            put_number(&c, most_wait_ns / 1000 < SPAN_US_MAX / 2 ? most_wait_ns / 1000 : SPAN_US_MAX / 2);
+            cursor_put_span(&c, q, own);
+            cursor_put_span(&c, q, q->burst);
+            cursor_put_number(&c, most_wait_ns / 1000 < SPAN_US_MAX / 2 ? most_wait_ns / 1000 : SPAN_US_MAX / 2);
         } else {
-            put_number(&c, q->period_ns / 1000);
-            put_number(&c, own);
+            cursor_put_number(&c, q->period_ns / 1000);
+            cursor_put_number(&c, own);
         }
     }
-    return r == NULL ? NULL : end(r, &c);
+    return r == NULL ? NULL : request_end_at(r, &c);
 }
 
 struct redis_request *scripts_settle(const struct plan *p, int rule, const struct redis_names *names,
                                      const struct table_key *key, int64_t surplus, bool whole) {
     struct cursor c;
-    struct redis_request *r = begin(&settle, whole, names, key, rule, 1, &c);
+    struct redis_request *r = request_begin(&settle, whole, names, key, rule, 1, &c);
     if (r == NULL) {
         return NULL;
     }
-    put_number(&c, p->rules[rule].quota.limit);
-    put_span(&c, &p->rules[rule].quota, surplus < 0 ? -surplus : surplus);
-    put_text(&c, surplus < 0 ? "charge" : "give", surplus < 0 ? 6 : 4);
-    return end(r, &c);
+    cursor_put_number(&c, p->rules[rule].quota.limit);
+    cursor_put_span(&c, &p->rules[rule].quota, surplus < 0 ? -surplus : surplus);
+    cursor_put_text(&c, surplus < 0 ? "charge" : "give", surplus < 0 ? 6 : 4);
+    return request_end_at(r, &c);
 }
 
 /* A bucket's block; count 0: only what is given back. */
-static struct redis_request *lease_bucket(const struct plan *p, const struct redis_names *names,
-                                          const struct table_key *key, int64_t count, int64_t ahead_us,
-                                          const struct lease_give *give, bool whole) {
+static struct redis_request *scripts_lease_bucket(const struct plan *p, const struct redis_names *names,
+                                                  const struct table_key *key, int64_t count, int64_t ahead_us,
+                                                  const struct lease_give *give, bool whole) {
     struct cursor c;
-    struct redis_request *r = begin(&lease, whole, names, key, 0, p->count, &c);
+    struct redis_request *r = request_begin(&lease, whole, names, key, 0, p->count, &c);
     if (r == NULL) {
         return NULL;
     }
-    put_number(&c, ahead_us);
-    put_number(&c, give->count > 0 || give->until_us > 0 ? give->number : 0);
-    put_number(&c, give->until_us);
+    cursor_put_number(&c, ahead_us);
+    cursor_put_number(&c, give->count > 0 || give->until_us > 0 ? give->number : 0);
+    cursor_put_number(&c, give->until_us);
     for (int i = 0; i < p->count; i++) {
         const struct quota *q = &p->rules[i].quota;
-        put_number(&c, q->limit);
-        put_span(&c, q, count);
-        put_span(&c, q, q->burst);
-        put_span(&c, q, give->count);
-        put_number(&c, give->mark_us[i]);
+        cursor_put_number(&c, q->limit);
+        cursor_put_span(&c, q, count);
+        cursor_put_span(&c, q, q->burst);
+        cursor_put_span(&c, q, give->count);
+        cursor_put_number(&c, give->mark_us[i]);
     }
-    return end(r, &c);
+    return request_end_at(r, &c);
 }
 
 struct redis_request *scripts_give(const struct plan *p, const struct redis_names *names, const struct table_key *key,
                                    const struct lease_give *give, bool whole) {
     if (algorithm_is_bucket(p->algorithm)) {
-        return lease_bucket(p, names, key, 0, 0, give, whole);
+        return scripts_lease_bucket(p, names, key, 0, 0, give, whole);
     }
     struct cursor c;
-    struct redis_request *r = begin(&give_back, whole, names, key, 0, p->count, &c);
+    struct redis_request *r = request_begin(&give_back, whole, names, key, 0, p->count, &c);
     for (int i = 0; r != NULL && i < p->count; i++) {
-        put_number(&c, p->rules[i].quota.period_ns / 1000);
-        put_number(&c, give->count);
-        put_number(&c, give->mark_us[i]);
+        cursor_put_number(&c, p->rules[i].quota.period_ns / 1000);
+        cursor_put_number(&c, give->count);
+        cursor_put_number(&c, give->mark_us[i]);
     }
-    return r == NULL ? NULL : end(r, &c);
+    return r == NULL ? NULL : request_end_at(r, &c);
 }
 
 struct redis_request *scripts_lease(const struct plan *p, const struct redis_names *names, const struct table_key *key,
                                     const struct lease_take *take, bool whole) {
     if (algorithm_is_bucket(p->algorithm)) {
-        return lease_bucket(p, names, key, take->count, take->ahead_us, &take->give, whole);
+        return scripts_lease_bucket(p, names, key, take->count, take->ahead_us, &take->give, whole);
     }
     struct redis_request *r = scripts_limit(p, names, key, take->count, 0, whole);
     if (r == NULL || take->give.count == 0) {
@@ -297,7 +299,7 @@ struct redis_request *scripts_lease(const struct plan *p, const struct redis_nam
 
 /* ---- undoing a decision ---- */
 
-static bool read_number(const redisReply *r, int64_t *value) {
+static bool reply_number(const redisReply *r, int64_t *value) {
     if (r->type == REDIS_REPLY_INTEGER) {
         *value = r->integer;
         return *value >= 0;
@@ -333,14 +335,14 @@ static int64_t read_padded(const char *at) {
     return value;
 }
 
-static void put_padded(struct cursor *c, int64_t value) {
+static void cursor_put_padded(struct cursor *c, int64_t value) {
     char text[DIGITS];
     write_padded(text, value);
-    put_text(c, text, sizeof text);
+    cursor_put_text(c, text, sizeof text);
 }
 
 /* Puts the first `count` words of each rule's state into the last of the `numbers` that the rule has in the undo. */
-static bool fill_in(struct redis_request *undo, const redisReply *reply, size_t words, size_t count, size_t numbers) {
+static bool undo_fill(struct redis_request *undo, const redisReply *reply, size_t words, size_t count, size_t numbers) {
     size_t rules = (undo->length - undo->hole) / (numbers * PADDED);
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 + rules * words ||
         reply->element[0]->type != REDIS_REPLY_INTEGER || reply->element[0]->integer != 1) {
@@ -349,7 +351,7 @@ static bool fill_in(struct redis_request *undo, const redisReply *reply, size_t 
     for (size_t i = 0; i < rules * count; i++) {
         size_t rule = i / count, word = i % count;
         int64_t value;
-        if (!read_number(reply->element[2 + rule * words + word], &value)) {
+        if (!reply_number(reply->element[2 + rule * words + word], &value)) {
             return false;
         }
         char *first = undo->bytes + undo->hole + rule * numbers * PADDED + 5; /* the digits of the rule's first */
@@ -360,45 +362,47 @@ static bool fill_in(struct redis_request *undo, const redisReply *reply, size_t 
     return true;
 }
 
-static bool fill_bucket(struct redis_request *undo, const redisReply *reply) {
-    return fill_in(undo, reply, 2, 2, 7);
+static bool undo_fill_bucket(struct redis_request *undo, const redisReply *reply) {
+    return undo_fill(undo, reply, 2, 2, 7);
 }
-static bool fill_fixed_window(struct redis_request *undo, const redisReply *reply) {
-    return fill_in(undo, reply, 2, 1, 3);
+static bool undo_fill_fixed_window(struct redis_request *undo, const redisReply *reply) {
+    return undo_fill(undo, reply, 2, 1, 3);
 }
-static bool fill_sliding_window(struct redis_request *undo, const redisReply *reply) {
-    return fill_in(undo, reply, 3, 1, 3);
+static bool undo_fill_sliding_window(struct redis_request *undo, const redisReply *reply) {
+    return undo_fill(undo, reply, 3, 1, 3);
 }
 
 struct redis_request *scripts_undo(const struct plan *p, const struct redis_names *names, const struct table_key *key,
                                    int64_t cost) {
     bool bucket = script_of(p->algorithm) == &gcra;
     struct cursor c;
-    struct redis_request *r = begin(bucket ? &cancel : &give_back, true, names, key, 0, p->count, &c);
+    struct redis_request *r = request_begin(bucket ? &cancel : &give_back, true, names, key, 0, p->count, &c);
     if (r == NULL) {
         return NULL;
     }
-    r->fill = bucket ? fill_bucket : p->algorithm == FIXED_WINDOW ? fill_fixed_window : fill_sliding_window;
+    r->fill = bucket                         ? undo_fill_bucket
+              : p->algorithm == FIXED_WINDOW ? undo_fill_fixed_window
+                                             : undo_fill_sliding_window;
     r->hole = (size_t)(c.at - r->bytes);
     for (int i = 0; i < p->count; i++) {
         const struct quota *q = &p->rules[i].quota;
         int64_t own = rule_cost(&p->rules[i], cost), us, excess;
         if (bucket) {
-            put_padded(&c, q->limit);
+            cursor_put_padded(&c, q->limit);
             span_us(q, own, &us, &excess);
-            put_padded(&c, us);
-            put_padded(&c, excess);
+            cursor_put_padded(&c, us);
+            cursor_put_padded(&c, excess);
             span_us(q, q->burst, &us, &excess);
-            put_padded(&c, us);
-            put_padded(&c, excess);
-            put_padded(&c, 0);
+            cursor_put_padded(&c, us);
+            cursor_put_padded(&c, excess);
+            cursor_put_padded(&c, 0);
         } else {
-            put_padded(&c, q->period_ns / 1000);
-            put_padded(&c, own);
+            cursor_put_padded(&c, q->period_ns / 1000);
+            cursor_put_padded(&c, own);
         }
-        put_padded(&c, 0);
+        cursor_put_padded(&c, 0);
     }
-    return end(r, &c);
+    return request_end_at(r, &c);
 }
 
 struct redis_request *scripts_reset(const struct plan *p, const struct redis_names *names,
@@ -413,15 +417,15 @@ struct redis_request *scripts_reset(const struct plan *p, const struct redis_nam
         return NULL;
     }
     struct cursor c = {r->bytes};
-    put_header(&c, '*', (uint64_t)(1 + (1 + others) * p->count));
-    put_text(&c, "DEL", 3);
+    cursor_put_header(&c, '*', (uint64_t)(1 + (1 + others) * p->count));
+    cursor_put_text(&c, "DEL", 3);
     for (int i = 0; i < p->count; i++) {
-        put_key(&c, names, key, i, "");
+        cursor_put_key(&c, names, key, i, "");
         for (int j = 0; j < others; j++) {
-            put_key(&c, names, key, i, beside[j]);
+            cursor_put_key(&c, names, key, i, beside[j]);
         }
     }
-    return end(r, &c);
+    return request_end_at(r, &c);
 }
 
 /* ---- reading ---- */
@@ -450,7 +454,7 @@ static int64_t reserved_wait(const struct plan *p, const struct state *states, i
 }
 
 /* One rule's state in a reply. */
-static bool read_state(const struct plan *p, int rule, const int64_t *words, struct state *state) {
+static bool reply_state(const struct plan *p, int rule, const int64_t *words, struct state *state) {
     const struct script *s = script_of(p->algorithm);
     if (s == &gcra) {
         *state = bucket_state(&p->rules[rule].quota, words[0], words[1]);
@@ -464,13 +468,13 @@ static bool read_state(const struct plan *p, int rule, const int64_t *words, str
 }
 
 /* The answer, the instant, `common` more numbers, and `words` numbers of each rule. */
-static bool read_numbers(const redisReply *reply, int common, int rules, int words, int64_t *numbers) {
+static bool reply_numbers(const redisReply *reply, int common, int rules, int words, int64_t *numbers) {
     size_t count = (size_t)(2 + common + rules * words);
     if (reply->type != REDIS_REPLY_ARRAY || reply->elements != count) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        if (!read_number(reply->element[i], &numbers[i])) {
+        if (!reply_number(reply->element[i], &numbers[i])) {
             return false;
         }
     }
@@ -483,7 +487,7 @@ bool scripts_read_lease(const struct plan *p, const redisReply *reply, struct le
     bool bucket = algorithm_is_bucket(p->algorithm);
     const struct script *s = bucket ? &lease : script_of(p->algorithm);
     int64_t numbers[NUMBERS_MAX];
-    if (!read_numbers(reply, bucket, p->count, s->words, numbers)) {
+    if (!reply_numbers(reply, bucket, p->count, s->words, numbers)) {
         return false;
     }
     take->admitted = numbers[0] != 0;
@@ -491,11 +495,14 @@ bool scripts_read_lease(const struct plan *p, const redisReply *reply, struct le
     take->number = bucket ? numbers[2] : 0;
     for (int i = 0; i < p->count; i++) {
         const int64_t *words = &numbers[2 + bucket + i * s->words];
-        if (!read_state(p, i, words, &take->states[i])) {
+        if (!reply_state(p, i, words, &take->states[i])) {
             return false;
         }
         int64_t later = p->algorithm == SLIDING_WINDOW ? p->rules[i].quota.period_ns / 1000 : 0;
         take->mark_us[i] = bucket ? words[2] : words[0] - later;
+        if (words[0] >= INSTANT_US_END || take->mark_us[i] >= INSTANT_US_END) { /* what is leased counts on from them */
+            return false;
+        }
     }
     return true;
 }
@@ -505,11 +512,11 @@ bool scripts_read(const struct plan *p, const redisReply *reply, int64_t cost, i
     const struct script *s = script_of(p->algorithm);
     int64_t numbers[NUMBERS_MAX];
     struct state states[QUOTA_RULES_MAX];
-    if (!read_numbers(reply, 0, p->count, s->words, numbers)) {
+    if (!reply_numbers(reply, 0, p->count, s->words, numbers)) {
         return false;
     }
     for (int i = 0; i < p->count; i++) {
-        if (!read_state(p, i, &numbers[2 + i * s->words], &states[i])) {
+        if (!reply_state(p, i, &numbers[2 + i * s->words], &states[i])) {
             return false;
         }
     }

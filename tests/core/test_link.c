@@ -92,15 +92,38 @@ static pthread_mutex_t gil = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int impatient; /* those who may give up, do */
 static _Atomic long kept, given_up, lost;
 
-static void leave(void *context) {
+static void drop_gil(void *context) {
     (void)context;
     pthread_mutex_unlock(&gil);
 }
 
-static bool enter(void *context, bool ask) {
+static _Thread_local bool ends; /* this thread, when it wants the mutex again: as Python ends daemon threads */
+
+static void take_gil(void *context) {
     (void)context;
+    if (ends) {
+        pthread_exit(NULL);
+    }
     pthread_mutex_lock(&gil);
-    return ask && atomic_load(&impatient);
+}
+
+static bool may_look(void *context) {
+    (void)context;
+    return true;
+}
+
+static void call_from_within(void);
+static _Thread_local int depth;
+static _Atomic int calls_within; /* those who look call the link themselves, so many in all */
+
+static bool look(void *context) {
+    (void)context;
+    if (depth < 3 && atomic_fetch_sub(&calls_within, 1) > 0) {
+        depth++;
+        call_from_within();
+        depth--;
+    }
+    return atomic_load(&impatient);
 }
 
 static struct redis_request *request(const char *text) {
@@ -121,17 +144,42 @@ static struct redis_request *undo(void *context) {
     return r;
 }
 
-static const struct link_caller caller = {.leave = leave, .enter = enter, .undo = undo};
+static const struct link_caller caller = {
+    .drop_gil = drop_gil, .take_gil = take_gil, .may_look = may_look, .look = look, .undo = undo};
+
+static struct redis_request *left[THREADS]; /* by threads that ended */
+
+static void call_once(long token) {
+    char text[64];
+    snprintf(text, sizeof text, "*2\r\n$4\r\nTAKE\r\n$7\r\n%ld\r\n", token);
+    struct redis_request *r = request(text);
+    if (ends) {
+        left[token % THREADS] = r;
+    }
+    r = link_call(&the_link, r, &caller);
+    CHECK(r != NULL && r->end == REQUEST_DONE);
+    if (r != NULL && r->end == REQUEST_DONE) {
+        CHECK_EQUAL(r->reply->element[1]->integer, token);
+    }
+    if (r != NULL) {
+        request_free(r);
+    }
+}
+
+static void call_from_within(void) {
+    call_once(1000000 + depth);
+}
 
 static void *call(void *number) {
     long mine = (long)(intptr_t)number;
     pthread_mutex_lock(&gil);
     for (long i = 0; i < (atomic_load(&impatient) ? 4 : CALLS); i++) {
         char text[64];
-        long token = 100000 + mine * CALLS + i;
-        snprintf(text, sizeof text, "*2\r\n$4\r\nTAKE\r\n$6\r\n%ld\r\n", token);
+        long token = 1000000 + mine * CALLS + i;
+        snprintf(text, sizeof text, "*2\r\n$4\r\nTAKE\r\n$7\r\n%ld\r\n", token);
         struct redis_request *r = request(text);
-        if (!link_call(&the_link, r, &caller)) {
+        r = link_call(&the_link, r, &caller);
+        if (r == NULL) {
             atomic_fetch_add(&given_up, 1);
             continue;
         }
@@ -196,6 +244,71 @@ static void who_gives_up_leaves_nothing_taken(void) {
     CHECK_EQUAL(balance, kept);
 }
 
+static void *call_slowly(void *number) {
+    pthread_mutex_lock(&gil);
+    for (int i = 0; i < 3; i++) {
+        call_once(200000 * THREADS + (long)(intptr_t)number);
+    }
+    pthread_mutex_unlock(&gil);
+    return NULL;
+}
+
+static void *call_and_end(void *number) {
+    ends = true;
+    return call_slowly(number);
+}
+
+/* Some of the callers look while they wait, and what they look at calls. */
+static void a_caller_may_call_while_it_waits(void) {
+    pthread_t ids[THREADS];
+    atomic_store(&dawdle_ms, 10);
+    atomic_store(&calls_within, 40);
+    for (int i = 0; i < THREADS; i++) {
+        pthread_create(&ids[i], NULL, call_slowly, (void *)(intptr_t)i);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(ids[i], NULL);
+    }
+    CHECK(atomic_load(&calls_within) <= 0);
+    atomic_store(&calls_within, 0);
+    atomic_store(&dawdle_ms, 0);
+}
+
+/* The others are answered all the same, and so is a request whose thread has ended. */
+static void threads_that_end_take_nothing_with_them(void) {
+    pthread_t ids[THREADS];
+    atomic_store(&dawdle_ms, 10);
+    for (int i = 0; i < THREADS; i++) {
+        pthread_create(&ids[i], NULL, i % 2 == 0 ? call_and_end : call_slowly, (void *)(intptr_t)i);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(ids[i], NULL);
+    }
+    atomic_store(&dawdle_ms, 0);
+    pthread_mutex_lock(&gil);
+    call_once(1000000); /* whatever is under way is answered before this */
+    pthread_mutex_unlock(&gil);
+    for (int i = 0; i < THREADS; i += 2) {
+        CHECK(left[i] != NULL && left[i]->end == REQUEST_DONE);
+        request_free(left[i]);
+    }
+}
+
+/* The driver does nothing: it waits for the resolver, say, or was ended. */
+static void a_caller_gives_up_by_its_own_deadline(void) {
+    struct link alone;
+    struct redis_address address = {.host = "", .unix_path = place.sun_path, .connect_timeout_ns = 5 * NS_PER_S};
+    link_init(&alone, &address, NULL, NS_PER_S / 5);
+    alone.driven = true;
+    pthread_mutex_lock(&gil);
+    struct redis_request *r = link_call(&alone, request("*1\r\n$4\r\nGIVE\r\n"), &caller);
+    pthread_mutex_unlock(&gil);
+    CHECK(r != NULL && r->end == REQUEST_UNSENT && r->fault == FAULT_TIMEOUT);
+    request_free(r);
+    CHECK(link_is_idle(&alone));
+    link_destroy(&alone);
+}
+
 int main(void) {
     clock_start();
     snprintf(place.sun_path, sizeof place.sun_path, "/tmp/headway-link-%ld", (long)getpid());
@@ -211,6 +324,9 @@ int main(void) {
     everyone_gets_their_own_reply();
     a_server_that_hangs_up_stops_nobody();
     who_gives_up_leaves_nothing_taken();
+    a_caller_may_call_while_it_waits();
+    threads_that_end_take_nothing_with_them();
+    a_caller_gives_up_by_its_own_deadline();
     link_close(&the_link);
     link_destroy(&the_link);
     shutdown(listener, SHUT_RDWR);

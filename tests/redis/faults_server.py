@@ -5,13 +5,15 @@
 
 It greets every connection as Redis does, so that what a test gets wrong is a decision's reply. The
 answer is what goes over the wire: bytes, or `HANG_UP`, or `SILENCE`; a list of them goes out piece
-by piece. `greeting` answers instead of the usual greeting. Requests for decisions are counted.
+by piece. `greeting` answers instead of the usual greeting; with `tls` it speaks TLS. Requests for
+decisions are counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -56,9 +58,11 @@ class FakeServer:
         answer: Callable[[bytes], Answer] | None = None,
         *,
         greeting: Callable[[bytes], Answer] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.answer = answer if answer is not None else lambda request: decided()
         self.greeting = greeting if greeting is not None else _greet
+        self.tls = tls
         self.requests: Counter[str] = Counter()
         self.connections = 0
         self._sockets: set[socket.socket] = set()
@@ -82,7 +86,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'redis' if self.tls is None else 'rediss'}://127.0.0.1:{self.port}/0"
 
     @property
     def links(self) -> int:
@@ -111,7 +115,19 @@ class FakeServer:
                 with self._lock:
                     self._sockets.add(sock)
                     self.connections += 1
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+                threading.Thread(target=self._begin, args=(sock,), daemon=True).start()
+
+    def _begin(self, plain: socket.socket) -> None:
+        sock = plain
+        if self.tls is not None:
+            try:
+                sock = self.tls.wrap_socket(plain, server_side=True)
+            except OSError:
+                return self._end(plain)
+            with self._lock:
+                self._sockets.discard(plain)
+                self._sockets.add(sock)
+        self._serve(sock)
 
     def _serve(self, sock: socket.socket) -> None:
         data = b""

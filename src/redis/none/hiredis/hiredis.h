@@ -22,9 +22,24 @@ typedef struct redisReply {
     struct redisReply **element;
 } redisReply;
 
+typedef struct redisReadTask {
+    int type;
+    struct redisReadTask *parent;
+    void *privdata;
+} redisReadTask;
+
+typedef struct redisReplyObjectFunctions {
+    void *(*createArray)(const redisReadTask *task, int count);
+} redisReplyObjectFunctions;
+
 typedef struct redisReader {
     char errstr[1];
+    char *buf;
     size_t pos, len;
+    redisReadTask rstack[1];
+    int ridx;
+    redisReplyObjectFunctions *fn;
+    void *privdata;
 } redisReader;
 
 static inline redisReader *redisReaderCreate(void) {
