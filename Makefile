@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) scripts/install.py
 SOURCES := $(wildcard src/core/*.[ch] src/redis/*.[ch] src/redis/lua/*.lua src/python/*.[ch])
 
-.PHONY: help build demo test test-all test-rest check format bench core-test asan tsan fuzz clean
+.PHONY: help build demo test test-all test-rest check format bench core-test asan tsan free-threaded fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,6 +120,10 @@ asan: $(VENV)/.done-venv ## the C tests under AddressSanitizer and UndefinedBeha
 
 tsan: $(VENV)/.done-venv ## the C tests under ThreadSanitizer
 	@$(PY) scripts/run_tests.py c tsan
+
+# Builds the interpreters once (scripts/build-free-threaded), some minutes each.
+free-threaded: ## the fast tests on a Python without a GIL, and those of threads under ThreadSanitizer
+	@scripts/free-threaded
 
 FUZZ_SECONDS ?= 20
 

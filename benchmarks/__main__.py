@@ -33,6 +33,7 @@ QUESTIONS = {
     "wakeup": "wakeup",
     "core": "core",
     "threads": "threads",
+    "free_threaded": "free_threaded",
     "redis": "redis_one",
     "redis_threads": "redis_threads",
     "redis_tasks": "redis_tasks",

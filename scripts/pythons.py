@@ -4,8 +4,8 @@ flavour.
     python3 scripts/pythons.py          prints them, name and path
 
 Looks for python3.10 to python3.15 (and 3.13t and later, the free-threaded ones) on PATH, among
-pyenv's versions and among those that uv has installed. A name on PATH may be a launcher for a
-version that is not there, so each is asked first.
+pyenv's versions, those that uv has installed, and those of scripts/build-free-threaded. A name on
+PATH may be a launcher for a version that is not there, so each is asked first.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def candidates() -> Iterator[Path]:
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR", home / ".local" / "share" / "uv" / "python"))
     for place in (pyenv, uv):
         yield from sorted(place.glob("*/bin/python3"), reverse=True)
+    built = Path(os.environ.get("HEADWAY_PYTHONS", home / ".cache" / "headway"))
+    yield from sorted(built.glob("python3.1?t/bin/python3.1?t"), reverse=True)
 
 
 def name_of(python: Path | str) -> str | None:

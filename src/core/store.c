@@ -24,6 +24,11 @@ static inline struct shard *shard_of(const struct store *s, const struct plan *p
     return table_shard(&s->table, key->hash ^ p->salt);
 }
 
+/* Under the shard's lock. */
+static inline int64_t instant_of(const struct store *s, int64_t now) {
+    return now != STORE_NOW ? now : store_now(s);
+}
+
 static struct state state_of(const struct shard *shard, uint32_t cell) {
     return cell == CELL_NONE ? (struct state){{0, 0, 0}} : shard->cells[cell].state;
 }
@@ -34,6 +39,7 @@ static void decide_one(struct store *s, const struct plan *p, const struct table
     const struct rule *r = &p->rules[0];
     struct shard *shard = shard_of(s, p, key);
     shard_enter(s, shard);
+    now = instant_of(s, now);
     uint32_t n = table_find(shard, r->space, key);
     struct state state = state_of(shard, n);
     enum outcome_kind kind = OUTCOME_DENIED;
@@ -95,8 +101,9 @@ static void decide_all(struct store *s, const struct plan *p, const struct table
     struct shard *shard = shard_of(s, p, key);
     bool admitted = true;
 
-    *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .wait_ns = -1};
     shard_enter(s, shard);
+    now = instant_of(s, now);
+    *out = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .wait_ns = -1};
     for (int i = 0; i < p->count; i++) {
         cells[i] = table_find(shard, p->rules[i].space, key);
         before[i] = after[i] = state_of(shard, cells[i]);
@@ -142,17 +149,17 @@ void store_decide(struct store *s, const struct plan *p, const struct table_key 
     }
     if (out->kind == OUTCOME_FULL) {
         int64_t next = table_next_expiry(&s->table);
-        out->wait_ns = next == INT64_MAX ? WAIT_NEVER : next > now ? next - now : NS_PER_MS;
+        out->wait_ns = next == INT64_MAX ? WAIT_NEVER : next > out->now ? next - out->now : NS_PER_MS;
     }
 }
 
 void store_limit(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
                  struct outcome *out) {
-    int64_t now = store_now(s);
+    bool held_up_matters = !s->exclusive && !algorithm_is_bucket(p->algorithm);
     if (atomic_load_explicit(&s->line_count, memory_order_relaxed) > 0 && cost > 0) {
-        store_limit_behind(s, p, key, cost, now, out);
+        store_limit_behind(s, p, key, cost, store_now(s), out);
     } else {
-        store_decide(s, p, key, cost, now, out);
+        store_decide(s, p, key, cost, held_up_matters ? STORE_NOW : store_now(s), out);
     }
 }
 

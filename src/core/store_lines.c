@@ -69,11 +69,13 @@ static int64_t plan_wait(struct store *s, const struct plan *p, const struct tab
 static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
     struct store_line *l = (struct store_line *)line;
     struct store_waiter *w = (struct store_waiter *)waiter;
-    store_decide(l->store, w->plan, &l->key, w->cost, now, &w->outcome);
+    store_decide(l->store, w->plan, &l->key, w->cost, store_instant(l->store, w->plan, now), &w->outcome);
     if (w->outcome.kind != OUTCOME_DENIED) {
         return 0;
     }
-    int64_t wait = plan_wait(l->store, w->plan, &l->key, w->cost, now);
+    int64_t then = w->outcome.now;
+    int64_t wait = plan_wait(l->store, w->plan, &l->key, w->cost, then);
+    wait = wait > CLOCK_END - then ? wait : then - now + wait;
     return wait > 0 ? wait : 1;
 }
 
@@ -187,7 +189,7 @@ void store_limit_behind(struct store *s, const struct plan *p, const struct tabl
         at = line_at(s, p->line_space, key);
     }
     if (*at == NULL || plan_never_fits(p, cost)) {
-        store_decide(s, p, key, cost, now, out);
+        store_decide(s, p, key, cost, store_instant(s, p, now), out);
     } else {
         project_line(*at, now);
         int64_t due = project(*at, p, cost, false);
@@ -230,7 +232,7 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
         at = line_at(s, p->line_space, key);
     }
     if (*at == NULL || cost == 0 || plan_never_fits(p, cost)) {
-        store_decide(s, p, key, cost, now, &w->outcome);
+        store_decide(s, p, key, cost, store_instant(s, p, now), &w->outcome);
         if (w->outcome.kind != OUTCOME_DENIED || plan_never_fits(p, cost)) {
             goto done;
         }

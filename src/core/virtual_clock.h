@@ -25,6 +25,10 @@ void virtual_clock_init(struct virtual_clock *c, int64_t now);
 /* 0 <= now < CLOCK_END; may go back. */
 void virtual_clock_set(struct virtual_clock *c, int64_t now);
 
+/* On by `step_ns`, 0 or more, in one step: what several threads advance it by adds up. False, and it stands where it stood: it would
+ * pass CLOCK_END. */
+bool virtual_clock_advance(struct virtual_clock *c, int64_t step_ns);
+
 void virtual_clock_listen(struct virtual_clock *c, struct clock_listener *l);
 void virtual_clock_ignore(struct virtual_clock *c, struct clock_listener *l);
 

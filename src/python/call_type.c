@@ -8,11 +8,13 @@
 
 #define FREE_CALLS 64
 
+#ifndef Py_GIL_DISABLED /* for the free list, which there is none of without a GIL */
 static struct module_state *state_of_call(CallObject *c) {
     return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module
            : c->kind == CALL_RUN  ? ((RedisStoreObject *)c->owner)->module
                                   : ((LimiterObject *)c->owner)->module;
 }
+#endif
 
 /* ---- making ---- */
 

@@ -53,16 +53,14 @@ static PyObject *clock_advance(ClockObject *self, PyObject *args, PyObject *kwar
         return NULL;
     }
     double step = nearbyint(seconds * 1e9);
-    int64_t now = atomic_load(&self->clock.now);
-    if (!(seconds >= 0) || step >= (double)CLOCK_END || ns >= CLOCK_END - now ||
-        (int64_t)step >= CLOCK_END - now - ns) {
+    if (!(seconds >= 0) || step >= (double)CLOCK_END || (int64_t)step >= CLOCK_END - ns ||
+        !virtual_clock_advance(&self->clock, (int64_t)step + ns)) {
         PyObject *value = PyFloat_FromDouble(seconds);
         PyErr_Format(m->data_error, "Invalid seconds: %R, must be at least 0 and leave the clock before the year 2116.",
                      value);
         Py_XDECREF(value);
         return NULL;
     }
-    virtual_clock_set(&self->clock, now + (int64_t)step + ns);
     wait_flush(m);
     Py_RETURN_NONE;
 }

@@ -3,23 +3,13 @@
 #include "module.h"
 
 int import_once(PyObject **slot, const char *module, const char *name) {
-    if (*slot == NULL) {
-        PyObject *m = PyImport_ImportModule(module);
-        if (m == NULL) {
-            return -1;
-        }
-        PyObject *found = PyObject_GetAttrString(m, name);
-        Py_DECREF(m);
-        if (found == NULL) {
-            return -1;
-        }
-        if (*slot == NULL) { /* the import may have run Python code */
-            *slot = found;
-        } else {
-            Py_DECREF(found);
-        }
+    if (once_get(slot) != NULL) {
+        return 0;
     }
-    return 0;
+    PyObject *m = PyImport_ImportModule(module);
+    PyObject *found = m == NULL ? NULL : PyObject_GetAttrString(m, name);
+    Py_XDECREF(m);
+    return once_set(slot, found) == NULL ? -1 : 0;
 }
 
 void log_message(const char *logger, const char *level, PyObject *arguments) {
@@ -43,11 +33,15 @@ void log_message(const char *logger, const char *level, PyObject *arguments) {
 
 int weak_dict_once(PyObject **slot) {
     PyObject *type = NULL;
-    if (*slot == NULL && import_once(&type, "weakref", "WeakKeyDictionary") == 0) {
-        *slot = PyObject_CallNoArgs(type);
-        Py_DECREF(type);
+    if (once_get(slot) != NULL) {
+        return 0;
     }
-    return *slot == NULL ? -1 : 0;
+    if (import_once(&type, "weakref", "WeakKeyDictionary") < 0) {
+        return -1;
+    }
+    PyObject *made = PyObject_CallNoArgs(type);
+    Py_DECREF(type);
+    return once_set(slot, made) == NULL ? -1 : 0;
 }
 
 /* ---- keys ---- */

@@ -12,19 +12,13 @@
 /* ---- plans ---- */
 
 static PlanObject *shared_plan(RedisStoreObject *s, PyObject *name, PlanObject *made) {
-    struct module_state *m = s->module;
     made->lease = lease_pool_new(made->plan, s->lease_ns, s->lease_tokens, s->lease_keys, GIL_IS_HELD);
     if (made->lease == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
     /* Another thread may have been first. */
-    PyObject *kept = PyDict_SetDefault(s->leases, name, (PyObject *)made);
-    if (kept != NULL && !Py_IS_TYPE(kept, m->plan)) {
-        PyErr_SetString(PyExc_TypeError, "a Plan was expected");
-        return NULL;
-    }
-    return (PlanObject *)Py_XNewRef(kept);
+    return (PlanObject *)dict_set_default(s->leases, name, (PyObject *)made);
 }
 
 PlanObject *leased_plan(RedisStoreObject *s, PyObject *prefix, enum algorithm_id algorithm, PyObject *quotas) {
@@ -35,8 +29,10 @@ PlanObject *leased_plan(RedisStoreObject *s, PyObject *prefix, enum algorithm_id
     if (name == NULL) {
         return NULL;
     }
-    PlanObject *plan = (PlanObject *)Py_XNewRef(PyDict_GetItemWithError(s->leases, name));
-    if (plan == NULL && !PyErr_Occurred()) {
+    PyObject *known;
+    int found = dict_get(s->leases, name, &known);
+    PlanObject *plan = (PlanObject *)known;
+    if (found == 0) {
         plan = plan_new(s->module, NULL, prefix, algorithm, quotas);
         if (plan != NULL && lease_suits(plan->plan) && PyDict_GET_SIZE(s->leases) < PLANS_MAX) {
             Py_SETREF(plan, shared_plan(s, name, plan));

@@ -60,10 +60,10 @@ PlanObject *limiter_plan(LimiterObject *t, PyObject *key) {
             return NULL;
         }
     }
-    PlanObject *plan = (PlanObject *)PyDict_GetItemWithError(t->plans, answer);
-    if (plan != NULL) {
-        Py_INCREF(plan);
-    } else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError)) {
+    PyObject *known;
+    int found = dict_get(t->plans, answer, &known);
+    PlanObject *plan = (PlanObject *)known;
+    if (found == 0 || (found < 0 && PyErr_ExceptionMatches(PyExc_TypeError))) {
         PyErr_Clear(); /* not hashable: the next call says what is wrong with it */
         PyObject *quotas = quotas_from_object(t->module, answer);
         if (quotas != NULL) {
@@ -111,7 +111,7 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
     }
     wait_flush(t->module);
     if (answer == 0 && atomic_load_explicit(&t->store->store.table.evictions, memory_order_relaxed) > 0 &&
-        !t->store->warned) {
+        !atomic_load_explicit(&t->store->warned, memory_order_relaxed)) {
         store_warn_evicted(t->store);
     }
     return answer;
@@ -193,7 +193,7 @@ static PyObject *limit_with_hooks(LimiterObject *t, PyObject *key, int64_t cost,
     if (import_once(&m->run_chain, "headway.hooks", "run_chain") < 0) {
         return NULL;
     }
-    result = run_hooks(t, m->run_chain, &bound_limit_method, key, cost, timeout_ns);
+    result = run_hooks(t, once_get(&m->run_chain), &bound_limit_method, key, cost, timeout_ns);
     if (result != NULL && !Py_IS_TYPE(result, m->result)) {
         PyErr_Format(PyExc_TypeError, "A hook returned %R, must be the RateLimitResult of call_next().", result);
         Py_CLEAR(result);

@@ -261,6 +261,7 @@ static void limiter_dealloc(LimiterObject *self) {
     }
     limiter_clear(self);
     Py_CLEAR(self->plan);
+    Py_CLEAR(self->former);
     Py_CLEAR(self->prefix);
     type->tp_free(self);
     Py_DECREF(type);
@@ -345,12 +346,16 @@ static PyObject *limiter_charge_per_call(PyObject *object, PyObject *arg) {
         PyErr_Format(PyExc_IndexError, "there is no rule %zd", rule);
         return NULL;
     }
+    if (t->plan->plan->rules[rule].fixed_cost == 1) {
+        Py_RETURN_NONE;
+    }
     if (t->plan->lease != NULL) { /* others have this plan too, and a fixed cost is not leased */
         PlanObject *own = plan_new(t->module, NULL, t->prefix, t->algorithm, t->plan->quotas);
         if (own == NULL) {
             return NULL;
         }
-        Py_SETREF(t->plan, own);
+        t->former = t->plan; /* at most once: the limiter's own plan leases nothing */
+        t->plan = own;
     }
     t->plan->plan->rules[rule].fixed_cost = 1;
     Py_RETURN_NONE;
@@ -447,7 +452,8 @@ static PyMethodDef limiter_methods[] = {
     {"_acquire_async", limiter_acquire_async, METH_VARARGS,
      "_acquire_async($self, args, kwargs=None, /)\n--\n\nAn awaitable that enters for a decorated call's arguments."},
     {"_charge_per_call", limiter_charge_per_call, METH_O,
-     "_charge_per_call($self, rule, /)\n--\n\nMakes a rule take 1 of every call, whatever the call's cost."},
+     "_charge_per_call($self, rule, /)\n--\n\nMakes a rule take 1 of every call, whatever the call's cost. It is called "
+     "before other threads have the limiter; after that it may only be repeated."},
     {"_peek", limiter_peek_method, METH_O, "_peek($self, key, /)\n--\n\nThe key's RateLimitState; takes nothing."},
     {"_settle", limiter_settle, METH_VARARGS,
      "_settle($self, key, rule, surplus, /)\n--\n\nGives back what a call did not use, or charges what it used too much."},

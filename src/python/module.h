@@ -12,6 +12,7 @@
 #include <structmember.h>
 
 #include "bucket.h"
+#include "once.h"
 #include "permits.h"
 #include "semaphore.h"
 #include "spaces.h"
@@ -97,7 +98,8 @@ typedef struct {
     PyObject *weakrefs;
     PyObject *server, *options, *clock; /* clock: a VirtualClock or NULL */
     struct spaces *spaces;
-    bool raise_when_full, ready, warned;
+    bool raise_when_full, ready;
+    _Atomic bool warned;
     struct store store;
 } StoreObject;
 
@@ -121,6 +123,7 @@ typedef struct {
     PyObject *weakrefs;
     struct module_state *module;
     PlanObject *plan;                   /* NULL when the quota is a callable */
+    PlanObject *former;                 /* what _charge_per_call has replaced: a call may still use it */
     PyObject *place;                    /* the store that the user sees; NULL before __init__ */
     StoreObject *store;                 /* borrowed from `place`: in memory */
     struct redis_store_object *redis;   /* or this, likewise */

@@ -1,8 +1,8 @@
 /* What several threads reach without a GIL: slots that are filled once, and dicts.
  *
  * A slot of the module's state or of an object is NULL at first. The thread that comes first fills it, and from then on it does not
- * change while its owner lives. So a reader needs no lock and no reference of its own. docs/internals/free-threading.md lists the
- * owner of every field. */
+ * change while its owner lives. So a reader needs no lock and no reference of its own; it reads by once_get.
+ * docs/internals/free-threading.md lists the owner of every field. */
 #ifndef HEADWAY_ONCE_H
 #define HEADWAY_ONCE_H
 
@@ -20,13 +20,13 @@ static inline PyObject *once_get(PyObject **slot) {
 }
 
 /* Fills the slot with `made`, which is taken over; where another thread was first, `made` is dropped. What the slot holds, borrowed;
- * NULL where `made` is NULL and the slot is empty: then an exception is set. */
+ * NULL where `made` is NULL, since making it has raised. */
 static inline PyObject *once_set(PyObject **slot, PyObject *made) {
-    PyObject *first = NULL;
+    PyObject *first = once_get(slot);
     if (made == NULL) {
         return NULL;
     }
-    if (__atomic_compare_exchange_n(slot, &first, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    if (first == NULL && __atomic_compare_exchange_n(slot, &first, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
         return made;
     }
     Py_DECREF(made);

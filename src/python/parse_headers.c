@@ -6,11 +6,6 @@
 #include "headers.h"
 #include "observation_type.h"
 
-#if PY_VERSION_HEX < 0x030D0000
-#define Py_BEGIN_CRITICAL_SECTION(object) {
-#define Py_END_CRITICAL_SECTION() }
-#endif
-
 #define HEADERS_WANTED                                                                                                 \
     "a mapping of names to values, or an iterable of pairs of these; names and values of type str or bytes"
 

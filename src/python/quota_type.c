@@ -7,7 +7,7 @@ static PyObject *timedelta_from_ns(struct module_state *m, int64_t ns) {
     if (import_once(&m->timedelta, "datetime", "timedelta") < 0) {
         return NULL;
     }
-    return PyObject_CallFunction(m->timedelta, "iiL", 0, 0, (long long)(ns / NS_PER_US));
+    return PyObject_CallFunction(once_get(&m->timedelta), "iiL", 0, 0, (long long)(ns / NS_PER_US));
 }
 
 static int long_attribute(PyObject *object, const char *name, long long *value) {
@@ -24,7 +24,7 @@ static int period_from_timedelta(struct module_state *m, PyObject *object, int64
     if (import_once(&m->timedelta, "datetime", "timedelta") < 0) {
         return -1;
     }
-    int is_delta = PyObject_IsInstance(object, m->timedelta);
+    int is_delta = PyObject_IsInstance(object, once_get(&m->timedelta));
     if (is_delta < 0) {
         return -1;
     }

@@ -46,6 +46,10 @@ static void raise_set_up(struct module_state *m, const struct shared_error *erro
     }
 }
 
+static bool has_warned(SharedStoreObject *s) {
+    return atomic_load_explicit(&s->warned, memory_order_relaxed);
+}
+
 static int check_full(SharedStoreObject *s, const struct outcome *out) {
     if (out->kind == OUTCOME_FULL && s->raise_when_full) {
         PyErr_Format(s->module->store_error,
@@ -54,8 +58,8 @@ static int check_full(SharedStoreObject *s, const struct outcome *out) {
                      s->name);
         return -1;
     }
-    if (!s->warned && atomic_load_explicit(&s->table.evictions, memory_order_relaxed) > 0) {
-        s->warned = true;
+    if (!has_warned(s) && atomic_load_explicit(&s->table.evictions, memory_order_relaxed) > 0 &&
+        !atomic_exchange(&s->warned, true)) {
         log_message("headway.store", "warning",
                     Py_BuildValue("(sOL)",
                                   "SharedMemoryStore %r is full (size=%d): live keys now make room for new ones, those "
@@ -119,7 +123,7 @@ int shared_store_limit(LimiterObject *t, PlanObject *plan, const struct table_ke
     if (out->kind == OUTCOME_DENIED && timeout_ns > 0 && cost > 0) {
         return atomic_limit(t, plan, key, cost, timeout_ns, out);
     }
-    return out->kind == OUTCOME_ADMITTED && s->warned ? 0 : check_full(s, out);
+    return out->kind == OUTCOME_ADMITTED && has_warned(s) ? 0 : check_full(s, out);
 }
 
 int shared_store_update(SharedStoreObject *s, StepObject *step) {
@@ -151,7 +155,7 @@ int shared_store_update(SharedStoreObject *s, StepObject *step) {
         return check_full(s, &step->out);
     }
     struct outcome fine = {.kind = OUTCOME_ADMITTED};
-    return s->warned ? 0 : check_full(s, &fine);
+    return has_warned(s) ? 0 : check_full(s, &fine);
 }
 
 /* ---- life ---- */

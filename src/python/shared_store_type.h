@@ -19,7 +19,8 @@ typedef struct shared_store_object {
     PyObject *weakrefs;
     struct module_state *module;
     PyObject *name, *clock; /* clock: a VirtualClock or NULL */
-    bool raise_when_full, warned;
+    bool raise_when_full;
+    _Atomic bool warned;
     struct shared_table table; /* table.file NULL before __init__ */
 #ifndef Py_GIL_DISABLED
     struct known_hash *known; /* HASHES_KNOWN of them, or NULL */

@@ -13,7 +13,7 @@ static StoreObject *ready_store(PyObject *self) {
     return s;
 }
 
-/* `options` is the store's own copy: reading a size may run Python code. */
+/* `options` is the store's own copy: reading a size may run Python code, and other threads have the caller's. */
 static int read_options(struct module_state *m, PyObject *options, int64_t *max_size, PyObject **on_full) {
     PyObject *name, *value;
     Py_ssize_t at = 0;
@@ -155,14 +155,17 @@ int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, P
 }
 
 PyObject *default_store(struct module_state *m) {
-    if (m->default_store == NULL) {
-        m->default_store = PyObject_CallNoArgs((PyObject *)m->store);
+    PyObject *store = once_get(&m->default_store);
+    if (store == NULL) {
+        store = once_set(&m->default_store, PyObject_CallNoArgs((PyObject *)m->store));
     }
-    return Py_XNewRef(m->default_store);
+    return Py_XNewRef(store);
 }
 
 void store_warn_evicted(StoreObject *s) {
-    s->warned = true;
+    if (atomic_exchange(&s->warned, true)) {
+        return;
+    }
     log_message(
         "headway.store", "warning",
         Py_BuildValue("(sL)",
@@ -172,14 +175,21 @@ void store_warn_evicted(StoreObject *s) {
                       (long long)s->store.table.max_keys));
 }
 
+/* A key counts before room is made for it. So while other threads decide, the table's count may be above the ceiling by one
+ * for each of them; what the table holds never is. */
+static int64_t live_keys(StoreObject *self) {
+    int64_t keys = table_sweep(&self->store.table, store_now(&self->store));
+    return keys < self->store.table.max_keys ? keys : self->store.table.max_keys;
+}
+
 static PyObject *store_stats(PyObject *object, PyObject *unused) {
     (void)unused;
     StoreObject *self = ready_store(object);
     if (self == NULL) {
         return NULL;
     }
-    long long keys = table_sweep(&self->store.table, store_now(&self->store));
-    return Py_BuildValue("{sLsLsLsn}", "keys", keys, "max_size", (long long)self->store.table.max_keys, "evictions",
+    return Py_BuildValue("{sLsLsLsn}", "keys", (long long)live_keys(self), "max_size",
+                         (long long)self->store.table.max_keys, "evictions",
                          (long long)atomic_load(&self->store.table.evictions), "bytes",
                          (Py_ssize_t)(table_bytes(&self->store.table) + spaces_bytes(self->spaces)));
 }
@@ -197,7 +207,7 @@ static PyObject *store_clear_all(PyObject *object, PyObject *unused) {
 
 static Py_ssize_t store_length(PyObject *object) {
     StoreObject *self = ready_store(object);
-    return self == NULL ? -1 : (Py_ssize_t)table_sweep(&self->store.table, store_now(&self->store));
+    return self == NULL ? -1 : (Py_ssize_t)live_keys(self);
 }
 
 static PyObject *store_max_size(StoreObject *self, void *unused) {

@@ -148,7 +148,7 @@ static PyObject *throttled_call(PyObject *object, PyObject *args, PyObject *kwar
         import_once(&t->module->decorate, "headway._wrap", "decorate") < 0) {
         return NULL;
     }
-    return PyObject_CallFunctionObjArgs(t->module->decorate, object, function, NULL);
+    return PyObject_CallFunctionObjArgs(once_get(&t->module->decorate), object, function, NULL);
 }
 
 #define WITH_KEYWORDS(f) ((PyCFunction)(void (*)(void))(f))

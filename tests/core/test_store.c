@@ -106,6 +106,55 @@ static void a_flood_from_many_threads_keeps_the_ceiling(void) {
     store_destroy(&store);
 }
 
+/* ---- windows ---- */
+
+#define WINDOW_NS (10 * NS_PER_US)
+#define WINDOWS (1 << 20) /* ten seconds */
+
+static _Atomic int admitted_in[WINDOWS];
+static int64_t first_window;
+
+static void *cross_windows(void *argument) {
+    struct hammer *h = argument;
+    const struct table_key key = key_of("one");
+    for (int i = 0; i < 20 * CALLS; i++) {
+        struct outcome out;
+        store_limit(h->store, h->plan, &key, 1, &out);
+        int64_t window = out.now / WINDOW_NS - first_window;
+        if (out.kind == OUTCOME_ADMITTED && window < WINDOWS) {
+            atomic_fetch_add_explicit(&admitted_in[window], 1, memory_order_relaxed);
+        }
+    }
+    return NULL;
+}
+
+/* A thread may be held up between the clock and the lock, and come with an instant of a window that is over. */
+static void a_call_that_is_held_up_begins_no_past_window_again(void) {
+    struct store store;
+    struct two_rules p = plan_of(2, WINDOW_NS, 2, 1);
+    pthread_t threads[THREADS];
+    struct hammer hammers[THREADS];
+    p.plan.algorithm = FIXED_WINDOW;
+    p.plan.line_space = FIXED_WINDOW;
+    p.plan.rules[0].space = 1 << SPACE_ALGORITHM_BITS | FIXED_WINDOW;
+    CHECK(store_init(&store, 65536, TABLE_EVICT, NULL, false, 1));
+    first_window = clock_now() / WINDOW_NS;
+    for (int i = 0; i < THREADS; i++) {
+        hammers[i] = (struct hammer){&store, &p.plan, 1, 0};
+        pthread_create(&threads[i], NULL, cross_windows, &hammers[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    int most = 0;
+    for (int i = 0; i < WINDOWS; i++) {
+        int count = atomic_load_explicit(&admitted_in[i], memory_order_relaxed);
+        most = count > most ? count : most;
+    }
+    CHECK_EQUAL(most, 2);
+    store_destroy(&store);
+}
+
 /* ---- waiting ---- */
 
 struct sleeper {
@@ -500,6 +549,7 @@ int main(void) {
     threads_are_admitted_exactly(50, 1);
     threads_are_admitted_exactly(50, 2);
     a_flood_from_many_threads_keeps_the_ceiling();
+    a_call_that_is_held_up_begins_no_past_window_again();
     waiters_are_never_early();
     a_wait_that_is_too_long_is_denied_at_once();
     a_waiter_that_leaves_makes_room_for_the_next();
