@@ -12,7 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = re.compile(r"\b\d+\.\d(?= s\b)")
+TOOK = re.compile(r"\b\d+\.\d(?= s\b)")
+LEFT = re.compile(r"\b\d+(?= seconds\b)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -44,16 +45,20 @@ class Example:
 
 
 def unhurried(printed: str, documented: str) -> str:
-    """What was printed, with the documented durations instead of those that are not shorter: a busy
-    machine may take longer, and by as much as it likes.
+    """What was printed, with the documented durations instead of those that only a busy machine
+    explains: "0.3 s" that something took may be more, "30 seconds" that are left may be fewer.
     """
-    usual = iter(SECONDS.findall(documented))
 
-    def duration(found: re.Match[str]) -> str:
-        said = next(usual, found[0])
-        return said if float(said) <= float(found[0]) else found[0]
+    def as_documented(text: str, durations: re.Pattern[str], sign: int) -> str:
+        usual = iter(durations.findall(documented))
 
-    return SECONDS.sub(duration, printed)
+        def duration(found: re.Match[str]) -> str:
+            said = next(usual, found[0])
+            return said if sign * float(found[0]) >= sign * float(said) else found[0]
+
+        return durations.sub(duration, text)
+
+    return as_documented(as_documented(printed, TOOK, 1), LEFT, -1)
 
 
 def examples_of(page: Path) -> list[Example]:

@@ -83,6 +83,16 @@ def descriptors() -> int:
     return count
 
 
+def descriptors_settle_at(wanted: int) -> int:
+    """How many there are once they are as many as wanted, or after some seconds: what an earlier
+    test has left to a thread may still be closing.
+    """
+    end = time.monotonic() + SLACK_S
+    while (found := descriptors()) != wanted and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
 def resident_kib() -> int:
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
