@@ -23,11 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pythons import find_pythons, name_of
 from wheels import copy_of_checkout
 from wheels_bare import Bare, Emulated, SystemError_
 from wheels_debs import FetchError
-from wheels_targets import FREE_THREADED, SUITES
+from wheels_targets import SUITES, all_pythons
 
 # $1: a Python. What is only needed for `headway serve` may lack a wheel for the newest Python.
 INSTALL = """
@@ -100,9 +99,7 @@ def system_for(version: str, machine: str) -> tuple[Bare | Emulated, str, dict[P
         return Emulated(), "/usr/bin/python3.11", {}
     if version in SUITES:
         return Bare(SUITES[version]), f"/usr/bin/python{version}", {}
-    here = find_pythons()
-    if name_of(FREE_THREADED) == "3.13t":
-        here.setdefault("3.13t", FREE_THREADED)
+    here = all_pythons()
     if version not in here:
         raise SystemError_("no Debian release has this Python, and this machine has none.")
     program = here[version]
