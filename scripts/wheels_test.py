@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ $pip "headway[serve]" >/tmp/serve.log 2>&1 || tail -n 1 /tmp/serve.log
 SMOKE = "cd /tmp && /opt/try/bin/python /checkout/scripts/smoke.py"
 FAST = """
 $pip "headway[test-fast]" && cd /checkout &&
-/opt/try/bin/python -m pytest -q -n auto -p no:cacheprovider -m 'not slow and not alone' $FOLDERS
+/opt/try/bin/python -m pytest -q -n auto -p no:cacheprovider -r fE -m 'not slow and not alone' $FOLDERS
 """
 # The tests that need headway and the extra test-fast alone, and no sources.
 FAST_FOLDERS = (
@@ -94,9 +95,9 @@ def python_of(wheel: Path) -> tuple[str, str]:
 def system_for(version: str, machine: str) -> tuple[Bare | Emulated, str, dict[Path, str]]:
     """A system, the Python in it, and folders of this machine that it needs."""
     if machine != os.uname().machine:
-        if version != "3.11":
-            raise SystemError_("only Debian bookworm's Python 3.11 is emulated.")
-        return Emulated(), "/usr/bin/python3.11", {}
+        if version not in SUITES:
+            raise SystemError_("no Debian release has this Python for arm64.")
+        return Emulated(SUITES[version], version), f"/usr/bin/python{version}", {}
     if version in SUITES:
         return Bare(SUITES[version]), f"/usr/bin/python{version}", {}
     here = all_pythons()
@@ -132,6 +133,8 @@ def try_wheel(wheel: Path, checkout: Path, redis: str, scratch: Path, only_smoke
 
 
 def main(arguments: list[str]) -> int:
+    # A shell starts its background jobs with SIGINT ignored. Tests of Ctrl-C would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     only_smoke = arguments[:1] == ["--smoke"]
     folder = Path([*arguments, "dist"][int(only_smoke)]).resolve()
     wishes = os.environ.get("WHEELS", "").split()
