@@ -42,7 +42,8 @@ $pip "headway[serve]" >/tmp/serve.log 2>&1 || tail -n 1 /tmp/serve.log
 SMOKE = "cd /tmp && /opt/try/bin/python /checkout/scripts/smoke.py"
 FAST = """
 $pip "headway[test-fast]" && cd /checkout &&
-/opt/try/bin/python -m pytest -q -n auto -p no:cacheprovider -r fE -m 'not slow and not alone' $FOLDERS
+marks='not slow and not alone'
+/opt/try/bin/python -m pytest -q -n auto -p no:cacheprovider -r fE -m "$marks" $FOLDERS
 """
 # The tests that need headway and the extra test-fast alone, and no sources.
 FAST_FOLDERS = (
