@@ -165,10 +165,10 @@ DIST ?= dist
 .PHONY: wheels wheels-test release-check
 
 wheels: $(VENV)/.done-install $(VENV)/.done-extra-wheels ## the sdist and a wheel for each Python and processor, in dist
-	@$(PY) scripts/wheels.py $(DIST)
+	@$(PY) scripts/wheels.py "$(DIST)"
 
 wheels-test: $(VENV)/.done-install ## each wheel, in a bare system without compiler: a smoke test and the fast tests
-	@$(PY) scripts/wheels_test.py $(DIST)
+	@$(PY) scripts/wheels_test.py "$(DIST)"
 
 release-check: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-extra-wheels ## whether this checkout can be released as it is
-	@$(PY) scripts/release_check.py $(if $(FILES),--files $(FILES))
+	@$(PY) scripts/release_check.py $(if $(FILES),--files "$(FILES)")

@@ -23,7 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from wheels_check import faults_of
@@ -148,8 +148,12 @@ def build_all(sdist: Path, work: Path) -> list[Path]:
         raise BuildError("No such Python with headers was found: sudo apt-get install python3-dev.")
     print(f"building for {names(targets)}", flush=True)
     when = commit_time()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         builds = [(t, pool.submit(build_wheel, t, sdist, work, when)) for t in targets]
+        wait([build for _, build in builds])
+    finally:  # Ctrl-C ends what runs; what has not begun must not begin any more
+        pool.shutdown(cancel_futures=True)
     errors = [f"{target.name}: {b.exception()}" for target, b in builds if b.exception()]
     if errors:
         full = [b.exception() for _, b in builds if isinstance(b.exception(), OSError)]
@@ -212,6 +216,9 @@ def main(arguments: list[str]) -> int:
     except BuildError as error:
         print(f"make wheels: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make wheels: interrupted; nothing was changed", file=sys.stderr)
+        return 130
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

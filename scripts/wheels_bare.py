@@ -28,7 +28,6 @@ PACKAGES = {
     "trixie": ["python3", "python3-venv"],
     "sid": ["python3", "python3-venv", "python3.15", "python3.15-venv"],
 }
-ARM64_PACKAGES = ["python3.11", "python3.11-venv", "base-files", "bash", "coreutils"]
 FORBIDDEN = "command -v cc gcc clang; find / -xdev -name 'libhiredis*' -o -xdev -name Python.h"
 # Processes and mounts of its own, which end with the command.
 ENTER = """
@@ -135,13 +134,18 @@ def _enter(
 
 
 class Emulated:
-    """Debian bookworm for arm64 on another processor, by qemu and proot; needs no root."""
+    """A Debian release for arm64 on another processor, by qemu and proot; needs no root."""
+
+    def __init__(self, suite: str, python: str) -> None:
+        self.suite = suite
+        self.packages = [f"python{python}", f"python{python}-venv"]
 
     def prepare(self) -> None:
         for program, package in (("qemu-aarch64-static", "qemu-user-static"), ("proot", "proot")):
             if shutil.which(program) is None and platform.machine() != "aarch64":
                 raise SystemError_(f"no {program} here: sudo apt-get install {package}.")
-        self.folder = Release("bookworm", "arm64").fetch(ARM64_PACKAGES, with_dependencies=True)
+        packages = [*self.packages, "base-files", "bash", "coreutils"]
+        self.folder = Release(self.suite, "arm64").fetch(packages, with_dependencies=True)
 
     def run(
         self, script: str, binds: Mapping[Path, str], extra: Mapping[str, str]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pythons import find_pythons, name_of
+from pythons import find_pythons, name_of, supported
 from wheels_debs import CACHE, FetchError, Release
 
 # The Debian release that has this Python. Headers are all that is taken from it.
@@ -26,8 +26,6 @@ CROSS_COMPILERS = {
     "x86_64": ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"),
     "aarch64": ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
 }
-# Where `make free-threaded` puts the interpreter that it builds.
-FREE_THREADED = CACHE / "python3.13t" / "bin" / "python3.13t"
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,16 @@ class Target:
         return f"{abi.rstrip('t')}-{abi}-linux_{self.machine}"
 
 
+def all_pythons() -> dict[str, Path]:
+    """Those that are installed, and the free-threaded ones that were built in ~/.cache/headway."""
+    found = find_pythons()
+    for python in sorted(CACHE.glob("python3.*t/bin/python3.*t")):
+        name = name_of(python)
+        if name and supported(name):
+            found.setdefault(name, python)
+    return found
+
+
 def find_targets(wishes: Sequence[str]) -> tuple[list[Target], list[str]]:
     """What can be built, and a sentence for each target that cannot.
 
@@ -61,9 +69,7 @@ def find_targets(wishes: Sequence[str]) -> tuple[list[Target], list[str]]:
     compiler = os.environ.get("CC", "cc")
     targets: list[Target] = []
     left_out: list[str] = []
-    found = find_pythons()
-    if name_of(FREE_THREADED) == "3.13t":
-        found.setdefault("3.13t", FREE_THREADED)
+    found = all_pythons()
     for version in sorted({*found, *SUITES}, key=lambda v: (int(v[2:].rstrip("t")), v)):
         if not wished(version, here):
             continue

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,11 +24,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pythons import find_pythons, name_of
 from wheels import copy_of_checkout
 from wheels_bare import Bare, Emulated, SystemError_
 from wheels_debs import FetchError
-from wheels_targets import FREE_THREADED, SUITES
+from wheels_targets import SUITES, all_pythons
 
 # $1: a Python. What is only needed for `headway serve` may lack a wheel for the newest Python.
 INSTALL = """
@@ -42,7 +42,8 @@ $pip "headway[serve]" >/tmp/serve.log 2>&1 || tail -n 1 /tmp/serve.log
 SMOKE = "cd /tmp && /opt/try/bin/python /checkout/scripts/smoke.py"
 FAST = """
 $pip "headway[test-fast]" && cd /checkout &&
-/opt/try/bin/python -m pytest -q -n auto -p no:cacheprovider -m 'not slow and not alone' $FOLDERS
+marks='not slow and not alone'
+/opt/try/bin/python -m pytest -q -n auto -p no:cacheprovider -r fE -m "$marks" $FOLDERS
 """
 # The tests that need headway and the extra test-fast alone, and no sources.
 FAST_FOLDERS = (
@@ -95,14 +96,12 @@ def python_of(wheel: Path) -> tuple[str, str]:
 def system_for(version: str, machine: str) -> tuple[Bare | Emulated, str, dict[Path, str]]:
     """A system, the Python in it, and folders of this machine that it needs."""
     if machine != os.uname().machine:
-        if version != "3.11":
-            raise SystemError_("only Debian bookworm's Python 3.11 is emulated.")
-        return Emulated(), "/usr/bin/python3.11", {}
+        if version not in SUITES:
+            raise SystemError_("no Debian release has this Python for arm64.")
+        return Emulated(SUITES[version], version), f"/usr/bin/python{version}", {}
     if version in SUITES:
         return Bare(SUITES[version]), f"/usr/bin/python{version}", {}
-    here = find_pythons()
-    if name_of(FREE_THREADED) == "3.13t":
-        here.setdefault("3.13t", FREE_THREADED)
+    here = all_pythons()
     if version not in here:
         raise SystemError_("no Debian release has this Python, and this machine has none.")
     program = here[version]
@@ -135,6 +134,8 @@ def try_wheel(wheel: Path, checkout: Path, redis: str, scratch: Path, only_smoke
 
 
 def main(arguments: list[str]) -> int:
+    # A shell starts its background jobs with SIGINT ignored. Tests of Ctrl-C would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     only_smoke = arguments[:1] == ["--smoke"]
     folder = Path([*arguments, "dist"][int(only_smoke)]).resolve()
     wishes = os.environ.get("WHEELS", "").split()
