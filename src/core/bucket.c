@@ -97,7 +97,7 @@ static wide grains_of(const struct bucket *b, double tokens) {
 }
 
 /* The nanoseconds until a bucket whose arrival time that is owes nothing beyond its capacity; 0: it does not now. */
-static int64_t wait_of(const struct bucket *b, wide arrival, int64_t now) {
+static inline int64_t wait_of(const struct bucket *b, wide arrival, int64_t now) {
     wide missing = arrival - wide_of(b->span) - ((wide)now << GRAIN_BITS);
     if (missing <= SLACK) {
         return 0;
@@ -107,7 +107,7 @@ static int64_t wait_of(const struct bucket *b, wide arrival, int64_t now) {
 }
 
 /* 0 when taken, else the nanoseconds until it can be. At most the capacity. */
-static int64_t take(struct bucket *b, wide grains, int64_t now) {
+static inline int64_t take(struct bucket *b, wide grains, int64_t now) {
     wide arrival = arrival_of(b, now) + grains;
     int64_t wait = wait_of(b, arrival, now);
     if (wait == 0) {
@@ -138,18 +138,17 @@ static int64_t serve(struct line *line, struct waiter *waiter, int64_t now) {
 }
 
 /* The line, if there is one; in a fork's child without those who were in it at the fork, since their threads are not here. */
-static struct bucket_line *line_of(struct bucket *b) {
+static inline struct bucket_line *line_of(struct bucket *b) {
     struct bucket_line *l = b->line;
-    uint32_t current = atomic_load_explicit(&generation, memory_order_relaxed);
-    if (l != NULL && l->line.generation != current) {
+    if (l != NULL && l->line.generation != atomic_load_explicit(&generation, memory_order_relaxed)) {
         line_forget(&l->line);
-        l->line.generation = current;
+        l->line.generation = atomic_load(&generation);
     }
     return l;
 }
 
 /* The line if somebody is in it. */
-static struct bucket_line *waiting(struct bucket *b) {
+static inline struct bucket_line *waiting(struct bucket *b) {
     struct bucket_line *l = line_of(b);
     return l != NULL && l->line.head != NULL ? l : NULL;
 }

@@ -52,19 +52,6 @@ bool step_was_taken(StepObject *s, PyObject *place);
 PyObject *step_state(StepObject *s, PyObject *unused);
 PyObject *step_result(StepObject *s, PyObject *unused);
 
-/* ---- what a thread does. 0, or -1 and an exception ---- */
-
-/* Decides; with a timeout that is positive, waits. */
-int atomic_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost, int64_t timeout_ns,
-                 struct outcome *out);
-int atomic_reset(LimiterObject *t, PlanObject *plan, const struct table_key *key);
-/* In an event loop it is not waited for. */
-int atomic_settle(LimiterObject *t, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus);
-
-/* ---- what a task does: the first step of a call. It answers, or delegates to a coroutine that returns the answer ---- */
-
-PySendResult atomic_start(CallObject *c, PyObject **result);
-
 PyTypeObject *step_type_make(PyObject *module);
 
 #endif

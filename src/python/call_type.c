@@ -3,7 +3,7 @@
  * It decides when it is first resumed, and mostly is done by that: it answers through the send slot, and the event loop learns
  * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
  * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
-#include "atomic.h"
+#include "call_type.h"
 #include "distant.h"
 
 #define FREE_CALLS 64
@@ -239,7 +239,7 @@ static PySendResult wait_for_slot(CallObject *c, PlanObject *plan, const struct 
         int64_t until;
         c->wait = w;
         w->begun = true;
-        if (wait_begin_store(&w->wait, &t->store->store, plan->plan, key, c->cost, c->timeout_ns, &until)) {
+        if (wait_begin_store(&w->wait, &t->in_memory->store, plan->plan, key, c->cost, c->timeout_ns, &until)) {
             *result = take(c);
             end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
         } else {
@@ -266,7 +266,7 @@ static PySendResult start_limit(CallObject *c, PyObject **result) {
         plan = limiter_plan(t, c->key);
     }
     if (plan != NULL) {
-        store_limit(&t->store->store, plan->plan, &key, c->cost, &out);
+        store_limit(&t->in_memory->store, plan->plan, &key, c->cost, &out);
         wait_flush(t->module);
         if (out.kind == OUTCOME_DENIED) {
             end = wait_for_slot(c, plan, &key, owned != NULL ? owned : c->key, result);
@@ -310,29 +310,19 @@ static PySendResult start_permit(CallObject *c, PyObject **result) {
     return end;
 }
 
-static PySendResult start(CallObject *c, PyObject **result) {
-    if (c->kind == CALL_RUN || (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->redis != NULL)) {
-        return distant_start(c, result);
-    }
-    if (c->kind != CALL_PERMIT && ((LimiterObject *)c->owner)->atomic != NULL) {
-        return atomic_start(c, result);
-    }
-    switch ((enum call_kind)c->kind) {
-    case CALL_LIMIT:
-    case CALL_ENTER:
+PySendResult memory_start_call(CallObject *c, PyObject **result) {
+    if (c->kind == CALL_LIMIT || c->kind == CALL_ENTER) {
         return start_limit(c, result);
-    case CALL_PERMIT:
-        return start_permit(c, result);
-    case CALL_PEEK:
-        *result = limiter_peek((LimiterObject *)c->owner, c->key);
-        break;
-    case CALL_RESET:
-        *result = limiter_reset((LimiterObject *)c->owner, c->key);
-        break;
-    case CALL_RUN:
-        break;
     }
+    *result = c->kind == CALL_PEEK ? limiter_peek((LimiterObject *)c->owner, c->key)
+                                   : limiter_reset((LimiterObject *)c->owner, c->key);
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+}
+
+static PySendResult start(CallObject *c, PyObject **result) {
+    return c->kind == CALL_PERMIT ? start_permit(c, result)
+           : c->kind == CALL_RUN  ? distant_start(c, result)
+                                  : ((LimiterObject *)c->owner)->ops->start_call(c, result);
 }
 
 /* ---- as a coroutine ---- */

@@ -30,6 +30,9 @@ PySendResult call_delegate(CallObject *c, PyObject *coroutine, PyObject **result
 /* 1: `*loop` is the running loop of asyncio, or NULL where trio runs; -1: neither does, and an exception. */
 int call_find_loop(struct module_state *m, PyObject **loop);
 
+/* The first step of a call on a MemoryStore. */
+PySendResult memory_start_call(CallObject *c, PyObject **result);
+
 /* A call of `_run`; takes `d` over. */
 PyObject *call_run(struct redis_store_object *s, struct distant *d);
 

@@ -37,7 +37,7 @@ void distant_release(struct distant *d) {
 }
 
 static RedisStoreObject *store_of(const CallObject *c) {
-    return c->kind == CALL_RUN ? (RedisStoreObject *)c->owner : ((LimiterObject *)c->owner)->redis;
+    return c->kind == CALL_RUN ? (RedisStoreObject *)c->owner : ((LimiterObject *)c->owner)->on_redis;
 }
 
 /* ---- waiting ---- */
@@ -337,7 +337,7 @@ PySendResult distant_start(CallObject *c, PyObject **result) {
             return PYGEN_ERROR;
         }
         d->remote.kind = REMOTE_LEASE;
-        if (leased_begin(t->redis, plan, &key, c->cost, d->remote.take) < 0) {
+        if (leased_begin(t->on_redis, plan, &key, c->cost, d->remote.take) < 0) {
             return PYGEN_ERROR;
         }
     }

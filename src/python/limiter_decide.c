@@ -3,9 +3,6 @@
  *   limiter_limit -> (hooks ->) limiter_decide -> store_limit, or a wait in line without the GIL
  *
  * An allowed call without hooks makes one object, the result, and no reference is taken but its own. */
-#include "atomic.h"
-#include "leased.h"
-#include "shared_store_type.h"
 #include "wait.h"
 
 #define PLANS_MAX 256 /* answers of a quota callable that are kept */
@@ -19,7 +16,7 @@ static int wait_in_line(LimiterObject *t, const struct plan *plan, const struct 
     if (w == NULL) {
         return -1;
     }
-    int decided = wait_begin_store(&w->wait, &t->store->store, plan, key, cost, timeout_ns, &until);
+    int decided = wait_begin_store(&w->wait, &t->in_memory->store, plan, key, cost, timeout_ns, &until);
     wait_flush(t->module);
     if (!decided) {
         answer = thread_wait_finish(t->module, w, until);
@@ -37,10 +34,10 @@ int limiter_check_outcome(LimiterObject *t, const struct outcome *out) {
         PyErr_NoMemory();
         return -1;
     }
-    if (out->kind == OUTCOME_FULL && t->store->raise_when_full) {
+    if (out->kind == OUTCOME_FULL && t->in_memory->raise_when_full) {
         PyErr_Format(t->module->store_error,
                      "MemoryStore is full: %lld live keys. Give a larger MAX_SIZE, or on_full='evict'.",
-                     (long long)t->store->store.table.max_keys);
+                     (long long)t->in_memory->store.table.max_keys);
         return -1;
     }
     return 0;
@@ -67,9 +64,7 @@ PlanObject *limiter_plan(LimiterObject *t, PyObject *key) {
         PyErr_Clear(); /* not hashable: the next call says what is wrong with it */
         PyObject *quotas = quotas_from_object(t->module, answer);
         if (quotas != NULL) {
-            plan = t->redis != NULL    ? leased_plan(t->redis, t->prefix, t->algorithm, quotas)
-                   : t->atomic != NULL ? plan_new_atomic(t->module, t->prefix, t->algorithm, quotas)
-                                       : plan_new(t->module, t->store, t->prefix, t->algorithm, quotas);
+            plan = t->ops->bind_plan(t, quotas);
             Py_DECREF(quotas);
         }
         if (plan != NULL) {
@@ -85,6 +80,27 @@ PlanObject *limiter_plan(LimiterObject *t, PyObject *key) {
     return plan;
 }
 
+/* The usual case is called without a detour. */
+static inline int limit_in_memory(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost,
+                                  int64_t timeout_ns, struct outcome *out) {
+    int answer = 0;
+    store_limit(&t->in_memory->store, plan->plan, key, cost, out);
+    if (timeout_ns >= 0 && out->kind == OUTCOME_DENIED) {
+        answer = wait_in_line(t, plan->plan, key, cost, timeout_ns, out);
+    }
+    if (answer == 0 && out->kind >= OUTCOME_FULL) {
+        answer = limiter_check_outcome(t, out);
+    }
+    return answer;
+}
+
+int memory_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost, int64_t timeout_ns,
+                 struct outcome *out) {
+    int answer = limit_in_memory(t, plan, key, cost, timeout_ns, out);
+    wait_flush(t->module);
+    return answer;
+}
+
 /* The decision itself. 0, or -1 and an exception. */
 static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_object, int64_t cost, int64_t timeout_ns,
                          struct outcome *out) {
@@ -93,26 +109,17 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
     if (key_from_object(t->module, key_object, &key, &owned) < 0) {
         return -1;
     }
-    int answer = 0;
-    if (t->store == NULL) {
-        answer = t->shared != NULL  ? shared_store_limit(t, plan, &key, cost, timeout_ns, out)
-                 : t->redis != NULL ? redis_store_limit(t->redis, plan, &key, cost, timeout_ns, out)
-                                    : atomic_limit(t, plan, &key, cost, timeout_ns, out);
+    if (t->ops != &memory_ops) {
+        int answer = t->ops->limit(t, plan, &key, cost, timeout_ns, out);
         Py_XDECREF(owned);
         return answer;
     }
-    store_limit(&t->store->store, plan->plan, &key, cost, out);
-    if (timeout_ns >= 0 && out->kind == OUTCOME_DENIED) {
-        answer = wait_in_line(t, plan->plan, &key, cost, timeout_ns, out);
-    }
+    int answer = limit_in_memory(t, plan, &key, cost, timeout_ns, out);
     Py_XDECREF(owned);
-    if (answer == 0 && out->kind >= OUTCOME_FULL) {
-        answer = limiter_check_outcome(t, out);
-    }
     wait_flush(t->module);
-    if (answer == 0 && atomic_load_explicit(&t->store->store.table.evictions, memory_order_relaxed) > 0 &&
-        !atomic_load_explicit(&t->store->warned, memory_order_relaxed)) {
-        store_warn_evicted(t->store);
+    if (answer == 0 && atomic_load_explicit(&t->in_memory->store.table.evictions, memory_order_relaxed) > 0 &&
+        !atomic_load_explicit(&t->in_memory->warned, memory_order_relaxed)) {
+        store_warn_evicted(t->in_memory);
     }
     return answer;
 }
@@ -286,11 +293,7 @@ PyObject *limiter_peek(LimiterObject *t, PyObject *key) {
     if (plan != NULL) {
         struct outcome out;
         struct decision d;
-        if (t->store != NULL) {
-            store_peek(&t->store->store, plan->plan, &table_key, &out);
-        } else if ((t->shared != NULL  ? shared_store_limit(t, plan, &table_key, 0, -1, &out)
-                    : t->redis != NULL ? redis_store_limit(t->redis, plan, &table_key, 0, -1, &out)
-                                       : atomic_limit(t, plan, &table_key, 0, -1, &out)) < 0) {
+        if (t->ops->peek(t, plan, &table_key, &out) < 0) {
             goto done;
         }
         plan_report(plan, &out, &d);
@@ -310,13 +313,7 @@ PyObject *limiter_reset(LimiterObject *t, PyObject *key) {
         plan = limiter_plan(t, key);
     }
     if (plan != NULL) {
-        int done = 0;
-        if (t->store != NULL) {
-            store_reset(&t->store->store, plan->plan, &table_key);
-            wait_flush(t->module);
-        } else {
-            done = t->redis != NULL ? redis_store_reset(t->redis, plan, &table_key) : atomic_reset(t, plan, &table_key);
-        }
+        int done = t->ops->reset(t, plan, &table_key);
         answer = done == 0 ? Py_NewRef(Py_None) : NULL;
     }
     Py_XDECREF(plan);

@@ -2,8 +2,7 @@
  *
  * `with` and `async with` take the instance's cost from its key. What a denial raises is for a subclass to say
  * (`_limited_error`). */
-#include "atomic.h"
-#include "leased.h"
+#include "redis_store_type.h"
 #include "shared_store_type.h"
 #include "wait.h"
 
@@ -34,38 +33,25 @@ static int check_prefix(struct module_state *m, PyObject *prefix) {
     return -1;
 }
 
-static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
-    if (store == Py_None) {
-        return default_store(m);
-    }
-    if (PyObject_TypeCheck(store, m->redis_store)) {
-        if (((RedisStoreObject *)store)->server == NULL) {
-            PyErr_SetString(PyExc_RuntimeError, "RedisStore.__init__ was not called.");
-            return NULL;
-        }
-        return Py_NewRef(store);
-    }
-    if (PyObject_TypeCheck(store, m->store)) {
-        if (!((StoreObject *)store)->ready) {
-            PyErr_SetString(PyExc_RuntimeError, "MemoryStore.__init__ was not called.");
-            return NULL;
-        }
-        return Py_NewRef(store);
-    }
-    if (PyObject_TypeCheck(store, m->shared_store)) {
-        if (((SharedStoreObject *)store)->table.file == NULL) {
-            PyErr_SetString(PyExc_RuntimeError, "SharedMemoryStore.__init__ was not called.");
-            return NULL;
-        }
-        return Py_NewRef(store);
-    }
+static PyObject *not_ready(const char *type) {
+    PyErr_Format(PyExc_RuntimeError, "%s.__init__ was not called.", type);
+    return NULL;
+}
+
+/* Which kind of store it is; NULL: of none. */
+static const struct store_ops *ops_of(const struct module_state *m, PyObject *store) {
+    return PyObject_TypeCheck(store, m->store)          ? &memory_ops
+           : PyObject_TypeCheck(store, m->redis_store)  ? &redis_ops
+           : PyObject_TypeCheck(store, m->shared_store) ? &shared_ops
+                                                        : NULL;
+}
+
+/* From a URL, an AtomicStore, or whatever else headway.store knows. */
+static PyObject *store_from_any(struct module_state *m, PyObject *store, const struct store_ops **ops) {
     PyObject *module = PyImport_ImportModule("headway.store");
-    if (module == NULL) {
-        return NULL;
-    }
-    PyObject *made = PyObject_CallMethod(module, "from_any", "O", store);
-    if (made != NULL && !PyObject_TypeCheck(made, m->store) && !PyObject_TypeCheck(made, m->redis_store) &&
-        !PyObject_TypeCheck(made, m->shared_store)) {
+    PyObject *made = module == NULL ? NULL : PyObject_CallMethod(module, "from_any", "O", store);
+    *ops = made == NULL ? NULL : ops_of(m, made);
+    if (made != NULL && *ops == NULL) {
         PyObject *atomic = PyObject_GetAttrString(module, "AtomicStore");
         int is_atomic = atomic == NULL ? -1 : PyObject_IsInstance(made, atomic);
         Py_XDECREF(atomic);
@@ -75,8 +61,37 @@ static PyObject *store_from_argument(struct module_state *m, PyObject *store) {
         if (is_atomic <= 0) {
             Py_CLEAR(made);
         }
+        *ops = &atomic_ops;
     }
-    Py_DECREF(module);
+    Py_XDECREF(module);
+    return made;
+}
+
+PyObject *store_from_argument(struct module_state *m, PyObject *store, const struct store_ops **ops) {
+    PyObject *made;
+    if (store == Py_None) {
+        *ops = &memory_ops;
+        return default_store(m);
+    }
+    *ops = ops_of(m, store);
+    if (*ops == &memory_ops && !((StoreObject *)store)->ready) {
+        return not_ready("MemoryStore");
+    }
+    if (*ops == &redis_ops && ((RedisStoreObject *)store)->server == NULL) {
+        return not_ready("RedisStore");
+    }
+    if (*ops == &shared_ops && ((SharedStoreObject *)store)->table.file == NULL) {
+        return not_ready("SharedMemoryStore");
+    }
+    made = *ops != NULL ? Py_NewRef(store) : store_from_any(m, store, ops);
+    if (made != NULL && (*ops == &atomic_ops || *ops == &shared_ops)) {
+        /* Loaded now: a child that is forked while a thread imports a module never gets that module. */
+        PyObject *atomic = PyImport_ImportModule("headway._atomic");
+        if (atomic == NULL) {
+            Py_CLEAR(made);
+        }
+        Py_XDECREF(atomic);
+    }
     return made;
 }
 
@@ -95,136 +110,140 @@ static PyObject *hooks_from_argument(struct module_state *m, LimiterObject *self
     return tuple;
 }
 
-static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+/* The arguments as they are kept; all references are owned. */
+struct limiter_arguments {
+    PyObject *key, *quota, *quotas, *store, *hooks, *cost, *prefix; /* quotas NULL: the quota is a callable */
+    const struct store_ops *ops;
+    double timeout;
+    int64_t timeout_ns, cost_value;
+    enum algorithm_id algorithm;
+};
+
+static void arguments_release(struct limiter_arguments *a) {
+    Py_XDECREF(a->key);
+    Py_XDECREF(a->quota);
+    Py_XDECREF(a->quotas);
+    Py_XDECREF(a->store);
+    Py_XDECREF(a->hooks);
+    Py_XDECREF(a->cost);
+    Py_XDECREF(a->prefix);
+}
+
+static int read_key(struct module_state *m, PyObject *key, struct limiter_arguments *a) {
+    struct table_key checked;
+    PyObject *owned = NULL;
+    if (key != Py_None && !PyCallable_Check(key) && key_from_object(m, key, &checked, &owned) < 0) {
+        return -1;
+    }
+    Py_XDECREF(owned);
+    a->key = Py_NewRef(key);
+    return 0;
+}
+
+static int read_cost(struct module_state *m, PyObject *cost, struct limiter_arguments *a) {
+    a->cost_value = 1;
+    a->cost = cost == NULL ? PyLong_FromLong(1) : Py_NewRef(cost);
+    if (cost != NULL && PyCallable_Check(cost)) {
+        a->cost_value = -1;
+    } else if (cost != NULL && cost_from_object(m, cost, &a->cost_value) < 0) {
+        return -1;
+    }
+    return a->cost == NULL ? -1 : 0;
+}
+
+static PyObject *default_quotas(struct module_state *m) {
+    struct quota q;
+    struct quota_error error;
+    quota_init(&q, 60, 60 * NS_PER_S, 60, &error);
+    PyObject *one = quota_new(m, &q);
+    PyObject *quotas = one == NULL ? NULL : PyTuple_Pack(1, one);
+    Py_XDECREF(one);
+    return quotas;
+}
+
+static int read_quota(struct module_state *m, PyObject *quota, struct limiter_arguments *a) {
+    if (quota != Py_None && PyCallable_Check(quota)) {
+        a->quota = Py_NewRef(quota);
+        return 0;
+    }
+    a->quotas = quota == Py_None ? default_quotas(m) : quotas_from_object(m, quota);
+    if (a->quotas == NULL) {
+        return -1;
+    }
+    a->quota = Py_NewRef(PyTuple_GET_SIZE(a->quotas) == 1 ? PyTuple_GET_ITEM(a->quotas, 0) : a->quotas);
+    return 0;
+}
+
+static int read_arguments(struct module_state *m, LimiterObject *self, PyObject *args, PyObject *kwargs,
+                          struct limiter_arguments *a) {
     static char *names[] = {"key", "timeout", "using", "quota", "store", "cost", "hooks", "key_prefix", NULL};
-    LimiterObject *self = (LimiterObject *)object;
-    struct module_state *m = state_of_instance(object);
     PyObject *key = Py_None, *timeout = Py_None, *using = Py_None, *quota = Py_None, *store = Py_None, *cost = NULL;
     PyObject *hooks = Py_None, *prefix = Py_None;
-    PyObject *quotas = NULL, *made_store = NULL, *made_hooks = NULL, *owned = NULL, *kept_cost = NULL;
-    PlanObject *plan = NULL;
-    double seconds = -1;
-    int64_t timeout_ns = -1, cost_value = 1;
-    enum algorithm_id algorithm;
-    int answer = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOOOO:Throttled", names, &key, &timeout, &using, &quota, &store,
+                                     &cost, &hooks, &prefix)) {
+        return -1;
+    }
+    a->timeout = -1;
+    a->timeout_ns = -1;
+    if (read_key(m, key, a) < 0 ||
+        (timeout != Py_None && timeout_from_object(m, timeout, &a->timeout, &a->timeout_ns) < 0) ||
+        algorithm_from_object(m, using, &a->algorithm) < 0 || (prefix != Py_None && check_prefix(m, prefix) < 0) ||
+        read_cost(m, cost, a) < 0 || read_quota(m, quota, a) < 0) {
+        return -1;
+    }
+    a->prefix = Py_NewRef(prefix == Py_None ? m->default_prefix : prefix);
+    if (hooks != Py_None && (a->hooks = hooks_from_argument(m, self, hooks)) == NULL) {
+        return -1;
+    }
+    a->store = store_from_argument(m, store, &a->ops);
+    return a->store == NULL ? -1 : 0;
+}
 
-    if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOOOOOO:Throttled", names, &key, &timeout, &using,
-                                                  &quota, &store, &cost, &hooks, &prefix)) {
+/* What the plan is made from comes first, the store last: that it is there says that all the rest is. */
+static int install(struct module_state *m, LimiterObject *self, const struct limiter_arguments *a) {
+    LimiterObject bound = {
+        .module = m, .ops = a->ops, .place = a->store, .prefix = a->prefix, .algorithm = a->algorithm};
+    PyObject *plans = a->quotas == NULL ? PyDict_New() : NULL;
+    PlanObject *plan = a->quotas == NULL ? NULL : a->ops->bind_plan(&bound, a->quotas);
+    if (plans == NULL && plan == NULL) {
+        return -1;
+    }
+    if (self->place != NULL) { /* the arguments' own code has called __init__ */
+        Py_XDECREF(plans);
+        Py_XDECREF(plan);
+        PyErr_Format(PyExc_RuntimeError, "%s.__init__ was called twice.", type_short_name(Py_TYPE((PyObject *)self)));
+        return -1;
+    }
+    self->module = m;
+    self->plan = plan;
+    self->plans = plans;
+    self->quota = Py_NewRef(a->quota);
+    self->key = Py_NewRef(a->key);
+    self->cost = Py_NewRef(a->cost);
+    self->cost_value = a->cost_value;
+    self->hooks = a->hooks != NULL && PyTuple_GET_SIZE(a->hooks) > 0 ? Py_NewRef(a->hooks) : NULL;
+    self->prefix = Py_NewRef(a->prefix);
+    self->timeout = a->timeout;
+    self->timeout_ns = a->timeout_ns;
+    self->algorithm = a->algorithm;
+    self->ops = a->ops;
+    self->place = Py_NewRef(a->store);
+    return 0;
+}
+
+static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
+    LimiterObject *self = (LimiterObject *)object;
+    struct module_state *m = state_of_instance(object);
+    struct limiter_arguments a = {0};
+    if (m == NULL) {
         return -1;
     }
     if (self->place != NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s.__init__ was called twice.", type_short_name(Py_TYPE(object)));
         return -1;
     }
-    if (key != Py_None && !PyCallable_Check(key)) {
-        struct table_key checked;
-        if (key_from_object(m, key, &checked, &owned) < 0) {
-            goto done;
-        }
-    }
-    if (timeout != Py_None && timeout_from_object(m, timeout, &seconds, &timeout_ns) < 0) {
-        goto done;
-    }
-    if (algorithm_from_object(m, using, &algorithm) < 0) {
-        goto done;
-    }
-    if (prefix == Py_None) {
-        prefix = m->default_prefix;
-    } else if (check_prefix(m, prefix) < 0) {
-        goto done;
-    }
-    if (cost == NULL) {
-        kept_cost = PyLong_FromLong(1);
-        if (kept_cost == NULL) {
-            goto done;
-        }
-    } else {
-        if (PyCallable_Check(cost)) {
-            cost_value = -1;
-        } else if (cost_from_object(m, cost, &cost_value) < 0) {
-            goto done;
-        }
-        kept_cost = Py_NewRef(cost);
-    }
-    if (quota == Py_None) {
-        struct quota q;
-        struct quota_error error;
-        quota_init(&q, 60, 60 * NS_PER_S, 60, &error);
-        PyObject *one = quota_new(m, &q);
-        quotas = one == NULL ? NULL : PyTuple_Pack(1, one);
-        Py_XDECREF(one);
-        if (quotas == NULL) {
-            goto done;
-        }
-    } else if (!PyCallable_Check(quota)) {
-        quotas = quotas_from_object(m, quota);
-        if (quotas == NULL) {
-            goto done;
-        }
-    }
-    if (hooks != Py_None) {
-        made_hooks = hooks_from_argument(m, self, hooks);
-        if (made_hooks == NULL) {
-            goto done;
-        }
-    }
-    made_store = store_from_argument(m, store);
-    if (made_store == NULL) {
-        goto done;
-    }
-    if (!PyObject_TypeCheck(made_store, m->store) && !PyObject_TypeCheck(made_store, m->redis_store)) {
-        /* Loaded now: a child that is forked while a thread imports a module never gets that module. */
-        PyObject *atomic = PyImport_ImportModule("headway._atomic");
-        if (atomic == NULL) {
-            goto done;
-        }
-        Py_DECREF(atomic);
-    }
-    if (quotas != NULL) {
-        plan = PyObject_TypeCheck(made_store, m->store)
-                   ? plan_new(m, (StoreObject *)made_store, prefix, algorithm, quotas)
-               : PyObject_TypeCheck(made_store, m->redis_store)
-                   ? leased_plan((RedisStoreObject *)made_store, prefix, algorithm, quotas)
-                   : plan_new_atomic(m, prefix, algorithm, quotas);
-        if (plan == NULL) {
-            goto done;
-        }
-        self->quota = Py_NewRef(PyTuple_GET_SIZE(quotas) == 1 ? PyTuple_GET_ITEM(quotas, 0) : quotas);
-    } else {
-        self->plans = PyDict_New();
-        if (self->plans == NULL) {
-            goto done;
-        }
-        self->quota = Py_NewRef(quota);
-    }
-    self->module = m;
-    self->plan = plan;
-    self->key = Py_NewRef(key);
-    self->cost = Py_NewRef(kept_cost);
-    self->cost_value = cost_value;
-    self->hooks = made_hooks != NULL && PyTuple_GET_SIZE(made_hooks) > 0 ? Py_NewRef(made_hooks) : NULL;
-    self->prefix = Py_NewRef(prefix);
-    self->timeout = seconds;
-    self->timeout_ns = timeout_ns;
-    self->algorithm = algorithm;
-    if (PyObject_TypeCheck(made_store, m->store)) {
-        self->store = (StoreObject *)made_store;
-    } else if (PyObject_TypeCheck(made_store, m->redis_store)) {
-        self->redis = (RedisStoreObject *)made_store;
-    } else {
-        self->atomic = made_store;
-        self->shared = PyObject_TypeCheck(made_store, m->shared_store) ? (SharedStoreObject *)made_store : NULL;
-    }
-    self->place = Py_NewRef(made_store); /* last: this says that the rest is there */
-    plan = NULL;
-    answer = 0;
-done:
-    Py_XDECREF(plan);
-    Py_XDECREF(quotas);
-    Py_XDECREF(made_store);
-    Py_XDECREF(made_hooks);
-    Py_XDECREF(kept_cost);
-    Py_XDECREF(owned);
+    int answer = read_arguments(m, self, args, kwargs, &a) < 0 ? -1 : install(m, self, &a);
+    arguments_release(&a);
     return answer;
 }
 
@@ -241,10 +260,6 @@ static int limiter_traverse(LimiterObject *self, visitproc visit, void *arg) {
 
 static int limiter_clear(LimiterObject *self) {
     Py_CLEAR(self->place);
-    self->store = NULL;
-    self->redis = NULL;
-    self->atomic = NULL;
-    self->shared = NULL;
     Py_CLEAR(self->key);
     Py_CLEAR(self->quota);
     Py_CLEAR(self->cost);
@@ -377,28 +392,13 @@ static PyObject *limiter_settle(PyObject *object, PyObject *args) {
         return NULL;
     }
     bool known = t->plan != NULL && rule >= 0 && rule < t->plan->plan->count && algorithm_is_bucket(t->algorithm);
-    bool done = known;
-    if (known && t->redis != NULL) {
-        int end = redis_store_settle_from_anywhere(t->redis, t->plan, rule, &table_key, surplus);
-        if (end < 0) {
-            Py_XDECREF(owned);
-            return NULL;
-        }
-    } else if (known && t->atomic != NULL) {
-        if (atomic_settle(t, t->plan, rule, &table_key, surplus) < 0) {
-            Py_XDECREF(owned);
-            return NULL;
-        }
-    } else if (known) {
-        done = store_settle(&t->store->store, t->plan->plan, rule, &table_key, surplus);
-        wait_flush(t->module);
-    }
+    int done = known ? t->ops->settle(t, t->plan, rule, &table_key, surplus) : 0;
     Py_XDECREF(owned);
     if (!known) {
         PyErr_Format(PyExc_IndexError, "there is no bucket %d to settle", rule);
         return NULL;
     }
-    return PyBool_FromLong(done);
+    return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
 /* ---- attributes ---- */

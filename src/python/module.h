@@ -117,22 +117,26 @@ typedef struct plan_object {
     struct lease_pool *lease;     /* where tokens are leased; then all who have this quota share the plan */
 } PlanObject;
 
+struct store_ops;
+
 /* Throttled, and what else enters by the quota of a key. */
 typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     struct module_state *module;
-    PlanObject *plan;                   /* NULL when the quota is a callable */
-    PlanObject *former;                 /* what _charge_per_call has replaced: a call may still use it */
-    PyObject *place;                    /* the store that the user sees; NULL before __init__ */
-    StoreObject *store;                 /* borrowed from `place`: in memory */
-    struct redis_store_object *redis;   /* or this, likewise */
-    PyObject *atomic;                   /* or this: a headway.store.AtomicStore, */
-    struct shared_store_object *shared; /* which may be in shared memory: then it is the same */
-    PyObject *key;                      /* str, bytes, callable or None */
-    PyObject *quota;                    /* Quota, tuple of Quota, or callable */
-    PyObject *cost;                     /* int or callable */
-    PyObject *hooks;                    /* tuple; NULL when empty */
+    PlanObject *plan;                                 /* NULL when the quota is a callable */
+    PlanObject *former;                               /* what _charge_per_call has replaced: a call may still use it */
+    const struct store_ops *ops;                      /* what the store can do; it says which kind `place` is of */
+    union {                                           /* the store that the user sees; NULL before __init__ */
+        PyObject *place;                              /* a headway.store.AtomicStore too */
+        StoreObject *in_memory;                       /* ops == &memory_ops */
+        struct redis_store_object *on_redis;          /* ops == &redis_ops */
+        struct shared_store_object *in_shared_memory; /* ops == &shared_ops */
+    };
+    PyObject *key;   /* str, bytes, callable or None */
+    PyObject *quota; /* Quota, tuple of Quota, or callable */
+    PyObject *cost;  /* int or callable */
+    PyObject *hooks; /* tuple; NULL when empty */
     PyObject *prefix;
     PyObject *plans; /* answers of a quota callable -> Plan */
     double timeout;
@@ -239,6 +243,32 @@ PlanObject *plan_new(struct module_state *m, StoreObject *store, PyObject *prefi
 /* Its keys have the names that they have on Redis; its quotas are whatever the core can keep. */
 PlanObject *plan_new_atomic(struct module_state *m, PyObject *prefix, enum algorithm_id algorithm, PyObject *quotas);
 
+/* ---- what a limiter asks of its store: one table for each kind, in the file of that kind ---- */
+
+struct call_object;
+
+struct store_ops {
+    /* The rules of a quota as this store needs them. */
+    PlanObject *(*bind_plan)(LimiterObject *t, PyObject *quotas);
+    /* Decides, and waits for at most timeout_ns; -1: not at all. 0 with *out, or -1 and an exception, as the next two. */
+    int (*limit)(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost, int64_t timeout_ns,
+                 struct outcome *out);
+    int (*peek)(LimiterObject *t, PlanObject *plan, const struct table_key *key, struct outcome *out);
+    int (*reset)(LimiterObject *t, PlanObject *plan, const struct table_key *key);
+    /* Corrects what a call took under one rule. 1; 0: there is no room for the key; -1: an exception. */
+    int (*settle)(LimiterObject *t, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus);
+    /* The first step of an awaited call. */
+    PySendResult (*start_call)(struct call_object *c, PyObject **result);
+};
+
+extern const struct store_ops memory_ops; /* store_type.c */
+extern const struct store_ops redis_ops;  /* redis_store_type.c */
+extern const struct store_ops atomic_ops; /* atomic.c, as the next */
+extern const struct store_ops shared_ops;
+
+/* Of a store, which is made from what the user gives: a new reference, and its table. */
+PyObject *store_from_argument(struct module_state *m, PyObject *store, const struct store_ops **ops);
+
 /* The arguments of a decorated call, as a vector or as a tuple and a dict: for keys and costs made from them. */
 struct call {
     PyObject *const *vector; /* NULL: `tuple` and `dict` count */
@@ -265,6 +295,9 @@ PyObject *limiter_peek(LimiterObject *t, PyObject *key);
 /* What an outcome says of its rule. */
 void plan_report(const PlanObject *plan, const struct outcome *out, struct decision *d);
 PyObject *limiter_reset(LimiterObject *t, PyObject *key);
+/* Decides in memory, without a look at what became of it. */
+int memory_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost, int64_t timeout_ns,
+                 struct outcome *out);
 
 /* ---- awaitables of the same; those that take a key take the reference over ---- */
 

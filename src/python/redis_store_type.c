@@ -4,6 +4,7 @@
  * server's is counted. */
 #include "redis_store_type.h"
 
+#include "call_type.h"
 #include "leased.h"
 #include "loop_link.h"
 #include "remote.h"
@@ -217,6 +218,38 @@ int redis_store_reset(RedisStoreObject *s, PlanObject *plan, const struct table_
     leased_drop(plan, key); /* what was taken meanwhile, the server does not know of */
     return answer;
 }
+
+/* ---- what a limiter asks of it ---- */
+
+static PlanObject *redis_bind_plan(LimiterObject *t, PyObject *quotas) {
+    return leased_plan(t->on_redis, t->prefix, t->algorithm, quotas);
+}
+
+static int redis_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost,
+                       int64_t timeout_ns, struct outcome *out) {
+    return redis_store_limit(t->on_redis, plan, key, cost, timeout_ns, out);
+}
+
+static int redis_peek(LimiterObject *t, PlanObject *plan, const struct table_key *key, struct outcome *out) {
+    return redis_store_limit(t->on_redis, plan, key, 0, -1, out);
+}
+
+static int redis_reset(LimiterObject *t, PlanObject *plan, const struct table_key *key) {
+    return redis_store_reset(t->on_redis, plan, key);
+}
+
+static int redis_settle(LimiterObject *t, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
+    return redis_store_settle_from_anywhere(t->on_redis, plan, rule, key, surplus) < 0 ? -1 : 1;
+}
+
+const struct store_ops redis_ops = {
+    .bind_plan = redis_bind_plan,
+    .limit = redis_limit,
+    .peek = redis_peek,
+    .reset = redis_reset,
+    .settle = redis_settle,
+    .start_call = distant_start,
+};
 
 /* ---- who serves ---- */
 

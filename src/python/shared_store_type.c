@@ -116,12 +116,12 @@ static int decide(SharedStoreObject *s, PlanObject *plan, const struct table_key
 
 int shared_store_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost,
                        int64_t timeout_ns, struct outcome *out) {
-    SharedStoreObject *s = t->shared;
+    SharedStoreObject *s = t->in_shared_memory;
     if (decide(s, plan, key, cost, out) < 0) {
         return -1;
     }
     if (out->kind == OUTCOME_DENIED && timeout_ns > 0 && cost > 0) {
-        return atomic_limit(t, plan, key, cost, timeout_ns, out);
+        return atomic_ops.limit(t, plan, key, cost, timeout_ns, out);
     }
     return out->kind == OUTCOME_ADMITTED && has_warned(s) ? 0 : check_full(s, out);
 }

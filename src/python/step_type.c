@@ -112,7 +112,7 @@ StepObject *step_new(LimiterObject *t, PlanObject *plan, const struct table_key 
     s->kind = kind;
     s->cost = cost;
     s->bytes = PyBytes_FromStringAndSize(key->bytes, (Py_ssize_t)key->length);
-    if (s->bytes == NULL || name_keys(s, key) < 0 || read_clock(s, t->atomic) < 0) {
+    if (s->bytes == NULL || name_keys(s, key) < 0 || read_clock(s, t->place) < 0) {
         Py_CLEAR(s);
     }
     return s;

@@ -1,6 +1,6 @@
 /* MemoryStore: a core store, its options, and the register of its spaces. */
 
-#include "wait.h"
+#include "call_type.h"
 
 #define MAX_SIZE_DEFAULT 65536
 
@@ -153,6 +153,38 @@ int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, P
     *space = number << SPACE_ALGORITHM_BITS | (uint32_t)algorithm;
     return end == SPACES_OK ? 0 : -1;
 }
+
+/* ---- what a limiter asks of it ---- */
+
+static PlanObject *memory_bind_plan(LimiterObject *t, PyObject *quotas) {
+    return plan_new(t->module, t->in_memory, t->prefix, t->algorithm, quotas);
+}
+
+static int memory_peek(LimiterObject *t, PlanObject *plan, const struct table_key *key, struct outcome *out) {
+    store_peek(&t->in_memory->store, plan->plan, key, out);
+    return 0;
+}
+
+static int memory_reset(LimiterObject *t, PlanObject *plan, const struct table_key *key) {
+    store_reset(&t->in_memory->store, plan->plan, key);
+    wait_flush(t->module);
+    return 0;
+}
+
+static int memory_settle(LimiterObject *t, PlanObject *plan, int rule, const struct table_key *key, int64_t surplus) {
+    bool done = store_settle(&t->in_memory->store, plan->plan, rule, key, surplus);
+    wait_flush(t->module);
+    return done;
+}
+
+const struct store_ops memory_ops = {
+    .bind_plan = memory_bind_plan,
+    .limit = memory_limit,
+    .peek = memory_peek,
+    .reset = memory_reset,
+    .settle = memory_settle,
+    .start_call = memory_start_call,
+};
 
 PyObject *default_store(struct module_state *m) {
     PyObject *store = once_get(&m->default_store);
