@@ -275,17 +275,15 @@ void link_log_refusal(struct link *l) {
 static PyObject *link_close_method(PyObject *object, PyObject *unused) {
     (void)unused;
     LinkObject *self = (LinkObject *)object;
+    int settled = 0;
     if (self->ready) {
-        int settled = link_settle_before_closing(self);
+        settled = link_settle_before_closing(self);
         link_close(&self->link);
-        if (settled < 0) {
-            return NULL;
-        }
     }
     if (self->loops != NULL) {
-        loop_links_close(self->loops);
+        loop_links_close(self->loops); /* keeps an exception */
     }
-    Py_RETURN_NONE;
+    return settled < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- life ---- */

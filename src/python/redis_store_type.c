@@ -478,9 +478,29 @@ static void redis_store_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
+/* The link that serves where no slot says otherwise: a new reference, or NULL without an exception. */
+static PyObject *redis_store_primary(RedisStoreObject *s) {
+    lock_acquire(&s->routes);
+    PyObject *primary = Py_XNewRef(s->link);
+    lock_release(&s->routes);
+    return primary;
+}
+
+static PyObject *redis_store_get_link(PyObject *object, void *unused) {
+    (void)unused;
+    PyObject *link = redis_store_primary((RedisStoreObject *)object);
+    if (link == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_link");
+    }
+    return link;
+}
+
+static PyGetSetDef redis_store_attributes[] = {
+    {"_link", redis_store_get_link, NULL, "The link to the server, or to the first one.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyMemberDef redis_store_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(RedisStoreObject, weakrefs), READONLY, NULL},
-    {"_link", T_OBJECT_EX, offsetof(RedisStoreObject, link), READONLY, NULL},
     {"_client", T_OBJECT, offsetof(RedisStoreObject, client), READONLY, NULL},
     {"server", T_OBJECT, offsetof(RedisStoreObject, server), READONLY, "The server's URL, its password masked."},
     {"wait_replicas", T_INT, offsetof(RedisStoreObject, wait_replicas), READONLY,
@@ -493,9 +513,7 @@ static PyObject *redis_store_links(PyObject *object, PyObject *unused) {
     (void)unused;
     RedisStoreObject *s = (RedisStoreObject *)object;
     PyObject *links = s->nodes == NULL ? PyList_New(0) : PyDict_Values(s->nodes);
-    lock_acquire(&s->routes);
-    PyObject *primary = Py_XNewRef(s->link);
-    lock_release(&s->routes);
+    PyObject *primary = redis_store_primary(s);
     if (links != NULL && primary != NULL && PyList_Append(links, primary) < 0) {
         Py_CLEAR(links);
     }
@@ -528,6 +546,7 @@ static PyType_Slot redis_store_slots[] = {
     {Py_tp_traverse, redis_store_traverse},
     {Py_tp_clear, redis_store_clear},
     {Py_tp_members, redis_store_members},
+    {Py_tp_getset, redis_store_attributes},
     {Py_tp_methods, redis_store_methods},
     {0, NULL},
 };

@@ -518,7 +518,8 @@ static void link_end_as_forked(struct request_list *list) {
 void link_renew(struct link *l) {
     bool driven = l->driven;
     lock_init(&l->lock);
-    l->driven = l->distrusted = l->stepping = false;
+    l->driven = l->stepping = false;
+    atomic_store(&l->distrusted, false);
     l->within = NULL;
     link_end_as_forked(&l->waiting);
     link_end_as_forked(&l->sent);

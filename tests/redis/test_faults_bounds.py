@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from faults_ask import DEADLINE_S, SLACK_S, Ask, ask, store_of
 from faults_server import Answer, FakeServer, array, decided
-from guard import until
+from ports import until
 
 from headway import StoreUnavailableError, Throttled
 from headway._core import Link
