@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 1_500_000
 # glibc 2.17 is of 2012: every distribution that has a supported Python has a later one.
 TAG = "manylinux_2_17"
-SYSTEM_LIBRARIES = {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-aarch64.so.1"}
+# glibc's. The loader is named where a module has thread-local variables.
+LOADERS = {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+SYSTEM_LIBRARIES = {"libc.so.6", "libm.so.6", "libpthread.so.0", *LOADERS}
 # A sentence of hiredis: it is inside the module.
 HIREDIS = b"Protocol error, got %s as reply type byte"
 
