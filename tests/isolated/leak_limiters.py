@@ -115,8 +115,8 @@ async def forget_a_permit() -> None:
     await heir
 
 
-# A semaphore remembers so many permits whose tasks ended without leaving (LAPSED_KEPT in
-# semaphore_type.c), twice as many before it looks them through; only then does it forget the oldest.
+# A semaphore remembers some permits whose tasks ended without leaving (LAPSED_KEPT in
+# semaphore_type.c), up to twice as many before it looks through them and forgets the oldest.
 REMEMBERED = 2_500
 
 
