@@ -72,12 +72,13 @@ static void add(_Atomic uint64_t *counter, uint64_t by) { /* only the holder cou
 void shared_bucket_count(struct shared_bucket *b, int cell, uint64_t admitted, uint64_t denied) {
     struct shared_cell *c = &b->cells[cell];
     if (cell == 0) {
-        uint64_t small_admitted = (b->lock.own & 0xFFFF) + admitted, small_denied = (b->lock.own >> 16) + denied;
+        uint32_t own = atomic_load_explicit(&b->lock.own, memory_order_relaxed);
+        uint64_t small_admitted = (own & 0xFFFF) + admitted, small_denied = (own >> 16) + denied;
         if (small_admitted <= 0xFFFF && small_denied <= 0xFFFF) {
-            b->lock.own = (uint32_t)(small_denied << 16 | small_admitted);
+            atomic_store_explicit(&b->lock.own, (uint32_t)(small_denied << 16 | small_admitted), memory_order_relaxed);
             return;
         }
-        b->lock.own = 0;
+        atomic_store_explicit(&b->lock.own, 0, memory_order_relaxed);
         admitted = small_admitted;
         denied = small_denied;
     }
@@ -90,7 +91,7 @@ static void copy_cell(struct shared_bucket *to, int target, int place, const str
                       uint32_t payload) {
     const struct shared_cell *c = &from->cells[i];
     struct shared_cell *copy = &to->cells[target];
-    uint32_t own = i == 0 ? from->lock.own : 0;
+    uint32_t own = i == 0 ? atomic_load_explicit(&from->lock.own, memory_order_relaxed) : 0;
     to->marks[target] = from->marks[i];
     memcpy(copy->hash, c->hash, sizeof *c - offsetof(struct shared_cell, hash));
     *bucket_state(to, target, place) =
@@ -98,7 +99,7 @@ static void copy_cell(struct shared_bucket *to, int target, int place, const str
     atomic_store_explicit(&copy->admitted, load(&c->admitted) + (own & 0xFFFF), memory_order_relaxed);
     atomic_store_explicit(&copy->denied, load(&c->denied) + (own >> 16), memory_order_relaxed);
     if (target == 0) {
-        to->lock.own = 0;
+        atomic_store_explicit(&to->lock.own, 0, memory_order_relaxed);
     }
 }
 
@@ -406,8 +407,8 @@ uint32_t shared_bucket_read(struct shared_file *f, uint32_t index, struct shared
             }
         }
         if (payload_is_live(payload, 0)) {
-            add(&cells[0].admitted, b->lock.own & 0xFFFF);
-            add(&cells[0].denied, b->lock.own >> 16);
+            add(&cells[0].admitted, atomic_load_explicit(&b->lock.own, memory_order_relaxed) & 0xFFFF);
+            add(&cells[0].denied, atomic_load_explicit(&b->lock.own, memory_order_relaxed) >> 16);
         }
         atomic_thread_fence(memory_order_acquire);
         if ((uint32_t)word_of(b) == payload && atomic_load_explicit(&b->lock.turns, memory_order_acquire) == turns) {

@@ -22,8 +22,8 @@
 struct shared_lock {
     _Atomic uint64_t word;
     _Atomic uint32_t
-        turns;    /* counts who has held it, so that a holder that stands still is told from one that comes often */
-    uint32_t own; /* the user's, for whatever the holder may write */
+        turns; /* counts who has held it, so that a holder that stands still is told from one that comes often */
+    _Atomic uint32_t own; /* the user's, for whatever the holder may write; one that was robbed may still be writing */
 };
 
 enum shared_turn {

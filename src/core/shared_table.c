@@ -207,7 +207,7 @@ static void write_identity(struct visit *v, int cell, const struct rule *r, uint
     atomic_store_explicit(&c->admitted, 0, memory_order_relaxed);
     atomic_store_explicit(&c->denied, 0, memory_order_relaxed);
     if (cell == 0) {
-        v->hold.bucket->lock.own = 0;
+        atomic_store_explicit(&v->hold.bucket->lock.own, 0, memory_order_relaxed);
     }
 }
 

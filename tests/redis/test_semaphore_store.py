@@ -433,7 +433,7 @@ def test_a_fallback_store_has_permits_of_its_own(way: Any, start_server: Any) ->
 def test_a_permit_left_by_another_thread_is_free_though_a_dead_one_s_has_lapsed(
     store: RedisStore, server: RedisServer
 ) -> None:
-    semaphore = SyncSemaphore("name", 1, max_sleep=20, expiry=0.3, connection=store)
+    semaphore = SyncSemaphore("name", 1, max_sleep=20, expiry=1.5, connection=store)
 
     def in_thread(work: Callable[..., Any], *args: Any) -> None:
         thread = threading.Thread(target=work, args=args)
@@ -452,7 +452,7 @@ def test_a_permit_awaited_under_wait_for_is_kept_while_its_block_runs(
     store: RedisStore, server: RedisServer
 ) -> None:
     """asyncio.wait_for() of Python 3.11 and earlier awaits in a task that ends at once."""
-    semaphore = AsyncSemaphore("name", 1, max_sleep=20, expiry=0.3, connection=store)
+    semaphore = AsyncSemaphore("name", 1, max_sleep=20, expiry=1.5, connection=store)
     inside: list[int] = []
     most = 0
 
@@ -461,7 +461,7 @@ def test_a_permit_awaited_under_wait_for_is_kept_while_its_block_runs(
         await asyncio.wait_for(semaphore.__aenter__(), 30)
         inside.append(number)
         most = max(most, len(inside))
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.5)
         inside.remove(number)
         await semaphore.__aexit__(None, None, None)
 
