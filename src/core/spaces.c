@@ -223,6 +223,7 @@ enum spaces_end spaces_take(struct spaces *r, struct table *t, const char *name,
 void spaces_drop(struct spaces *r, uint32_t number) {
     lock_acquire(&r->lock);
     r->all[number].uses--;
+    r->all[number].taken = true; /* its plan may have put a key where a look at the table that is under way has been already */
     lock_release(&r->lock);
 }
 
