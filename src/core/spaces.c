@@ -223,7 +223,8 @@ enum spaces_end spaces_take(struct spaces *r, struct table *t, const char *name,
 void spaces_drop(struct spaces *r, uint32_t number) {
     lock_acquire(&r->lock);
     r->all[number].uses--;
-    r->all[number].taken = true; /* its plan may have put a key where a look at the table that is under way has been already */
+    /* Its plan may have put a key into a shard that a look at the table, which is under way, has passed. */
+    r->all[number].taken = true;
     lock_release(&r->lock);
 }
 
