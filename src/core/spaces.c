@@ -223,6 +223,8 @@ enum spaces_end spaces_take(struct spaces *r, struct table *t, const char *name,
 void spaces_drop(struct spaces *r, uint32_t number) {
     lock_acquire(&r->lock);
     r->all[number].uses--;
+    /* Its plan may have put a key into a shard that a look at the table, which is under way, has passed. */
+    r->all[number].taken = true;
     lock_release(&r->lock);
 }
 

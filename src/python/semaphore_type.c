@@ -69,15 +69,22 @@ static PyObject *pool_capacity(PoolObject *self, void *unused) {
     return PyLong_FromLongLong(self->semaphore.capacity);
 }
 
-/* Without the lock: these are for people, who know that the next moment is another. */
+/* A count that other threads change. */
+static PyObject *count_of(PoolObject *self, const int64_t *count) {
+    lock_acquire(&self->semaphore.lock);
+    int64_t now = *count;
+    lock_release(&self->semaphore.lock);
+    return PyLong_FromLongLong(now);
+}
+
 static PyObject *pool_held(PoolObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromLongLong(self->semaphore.held);
+    return count_of(self, &self->semaphore.held);
 }
 
 static PyObject *pool_waiting(PoolObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromLongLong(self->semaphore.line.length);
+    return count_of(self, &self->semaphore.line.length);
 }
 
 static PyMemberDef pool_members[] = {
