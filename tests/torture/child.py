@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-MOMENT_S = float(os.environ.get("HEADWAY_TORTURE_MOMENT_S", "60"))
+MOMENT_S = float(os.environ.get("HEADWAY_TORTURE_MOMENT_S", "30"))
 """How long a moment may take before this process ends with the stacks of all threads."""
 FINDINGS = 3
 """After so many findings of one pair, the next pair."""

@@ -36,6 +36,7 @@ static struct {
 } now;
 
 static _Thread_local bool busy;
+static bool verbose; /* HEADWAY_TORTURE_VERBOSE: shows the C stack of a moment that does harm */
 static atomic_long live[4]; /* blocks: raw, mem, obj, malloc of the C code */
 static uintptr_t core_start, core_end;
 
@@ -94,6 +95,11 @@ static bool moment(int kind) {
     }
     if (hit) {
         atomic_fetch_add(&now.done, 1);
+        if (verbose && now.until == now.from + 1) {
+            void *frames[24];
+            dprintf(2, "moment %ld:\n", now.from);
+            backtrace_symbols_fd(frames, backtrace(frames, 24), 2);
+        }
         if (now.harm == SIGNAL) {
             if (kind == CALL) {
                 pthread_kill(pthread_self(), SIGUSR1);
@@ -293,6 +299,7 @@ static PyObject *install(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     void *frame;
     backtrace(&frame, 1); /* loads what it needs */
+    verbose = getenv("HEADWAY_TORTURE_VERBOSE") != NULL;
     static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
     if (inner[0].malloc == NULL) {
         for (int i = 0; i < 3; i++) {

@@ -84,6 +84,9 @@ class Run:
     def go(self) -> None:
         while self.left and time.monotonic() < self.end + 1:
             self._child()
+        for pair in self.left:
+            if self.reports[pair].findings:
+                show(self.reports[pair])
 
     # --- a child, until it ends or dies
 

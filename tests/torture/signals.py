@@ -23,7 +23,7 @@ from helper import ALLOCATION, BYTE_CODE, CALL, COUNT, SIGNAL
 from operations import Operation
 from session import END_S, Outcome, Session, used
 
-LOOPS_OWN = {"_run_once", "_run", "run_forever", "run_until_complete", "select", "<lambda>", "call"}
+LOOPS_OWN = {"_run_once", "_run", "run_forever", "run_until_complete", "select", "<lambda>", "_drive"}
 """Functions in which a loop loses a callback of its own when a handler raises there."""
 
 
