@@ -22,6 +22,8 @@ class Allocations:
         self.name, self.lasting = name, lasting
 
     def applies(self, operation: Operation) -> bool:
+        if operation.store == "protocol":
+            return False
         return not self.lasting or not self._own(operation)
 
     def _own(self, operation: Operation) -> bool:

@@ -693,6 +693,10 @@ _add("smartratelimit.request", _request)
 _add("ledger.all", _ledger)
 _add("values.all", _values)
 _add("values.step", _step)
+for _name in (
+    *("limit", "peek", "reset", "with", "decorator", "semaphore", "wait", "semaphore_wait"),
+):
+    _add(f"protocol.{_name}", lambda: Case(bool))
 
 
 def needs_redis(name: str) -> bool:

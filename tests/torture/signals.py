@@ -44,6 +44,8 @@ class Signals:
         self.case: Any = None
 
     def applies(self, operation: Operation) -> bool:
+        if operation.store == "protocol":
+            return False
         if self.action == "fork":
             return not operation.loop
         return self.action != "ask" or operation.store != "client" or not operation.loop

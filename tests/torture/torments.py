@@ -6,7 +6,8 @@ from typing import Any
 
 import allocations
 import signals
+import suspensions
 
 TORMENTS: dict[str, Any] = {
-    torment.name: torment for module in (allocations, signals) for torment in module.TORMENTS
+    torment.name: torment for module in (allocations, signals, suspensions) for torment in module.TORMENTS
 }
