@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from helper import ALLOCATION, COUNT, FAIL, NEVER
-from operations import Operation
+from operations import APART, Operation
 from session import Session, used
 
 
@@ -22,7 +22,7 @@ class Allocations:
         self.name, self.lasting = name, lasting
 
     def applies(self, operation: Operation) -> bool:
-        if operation.store == "protocol":
+        if operation.store in APART:
             return False
         return not self.lasting or not self._own(operation)
 

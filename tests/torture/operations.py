@@ -697,6 +697,13 @@ for _name in (
     *("limit", "peek", "reset", "with", "decorator", "semaphore", "wait", "semaphore_wait"),
 ):
     _add(f"protocol.{_name}", lambda: Case(bool))
+# What these do is in surroundings.py.
+_add("types.all", lambda: Case(bool))
+_add("arguments.all", lambda: Case(bool))
+
+
+APART = ("protocol", "types", "arguments")
+"""Stores of operations that belong to one torment only."""
 
 
 def needs_redis(name: str) -> bool:

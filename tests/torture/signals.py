@@ -20,7 +20,7 @@ from typing import Any
 
 import helper
 from helper import ALLOCATION, BYTE_CODE, CALL, COUNT, SIGNAL
-from operations import Operation
+from operations import APART, Operation
 from session import END_S, Outcome, Session, used
 
 LOOPS_OWN = {"_run_once", "_run", "run_forever", "run_until_complete", "select", "<lambda>", "_drive"}
@@ -44,7 +44,7 @@ class Signals:
         self.case: Any = None
 
     def applies(self, operation: Operation) -> bool:
-        if operation.store == "protocol":
+        if operation.store in APART:
             return False
         if self.action == "fork":
             return not operation.loop

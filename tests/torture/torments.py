@@ -6,8 +6,9 @@ from typing import Any
 
 import allocations
 import signals
+import surroundings
 import suspensions
 
 TORMENTS: dict[str, Any] = {
-    torment.name: torment for module in (allocations, signals, suspensions) for torment in module.TORMENTS
+    torment.name: torment for module in (allocations, signals, suspensions, surroundings) for torment in module.TORMENTS
 }
