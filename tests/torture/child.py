@@ -79,4 +79,5 @@ def main() -> None:
 if __name__ == "__main__":
     REPORT = os.dup(1)
     os.dup2(2, 1)
+    faulthandler.enable()
     main()

@@ -697,17 +697,20 @@ for _name in (
     *("limit", "peek", "reset", "with", "decorator", "semaphore", "wait", "semaphore_wait"),
 ):
     _add(f"protocol.{_name}", lambda: Case(bool))
-# What these do is in surroundings.py.
+# What these do is in hostile_redis.py and surroundings.py.
+for _name in ("limit", "wait", "peek", "semaphore"):
+    _add(f"hostile.{_name}", lambda: Case(bool))
+    _add(f"hostile.{_name}", lambda: Case(bool), awaited=True)
 _add("types.all", lambda: Case(bool))
 _add("arguments.all", lambda: Case(bool))
 
 
-APART = ("protocol", "types", "arguments")
+APART = ("protocol", "types", "arguments", "hostile")
 """Stores of operations that belong to one torment only."""
 
 
 def needs_redis(name: str) -> bool:
-    return OPERATIONS[name].store in ("redis", "lease", "client")
+    return OPERATIONS[name].store in ("redis", "lease", "client", "hostile")
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:

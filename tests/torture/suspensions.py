@@ -17,7 +17,7 @@ from collections.abc import Generator
 from typing import Any
 
 import protocol
-from operations import Operation, has_loop
+from operations import APART, Operation, has_loop
 from session import Session, used
 
 LOOPS = ("asyncio", "uvloop", "eager", "pytask", "debug")
@@ -117,7 +117,7 @@ class Suspensions:
         self.sessions: dict[str, Session] = {}
 
     def applies(self, operation: Operation) -> bool:
-        return operation.loop == "asyncio"
+        return operation.loop == "asyncio" and operation.store not in APART
 
     def begin(self, session: Session) -> int:
         for other in self.sessions.values():
@@ -224,7 +224,7 @@ class Trio:
             "semaphore@asyncio",
             "with@asyncio",
             "limiters_bucket@asyncio",
-        } and operation.store != "client"
+        } and operation.store not in ("client", *APART)
 
     def begin(self, session: Session) -> int:
         import trio  # noqa: F401

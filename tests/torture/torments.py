@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import allocations
+import hostile_redis
 import signals
 import surroundings
 import suspensions
 
 TORMENTS: dict[str, Any] = {
-    torment.name: torment for module in (allocations, signals, suspensions, surroundings) for torment in module.TORMENTS
+    torment.name: torment for module in (allocations, signals, suspensions, surroundings, hostile_redis) for torment in module.TORMENTS
 }
