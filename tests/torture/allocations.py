@@ -1,0 +1,76 @@
+"""Each allocation of an operation fails in turn, alone or with all after it.
+
+What must come of it: the right result, a MemoryError, or an error that the documents name. The key
+has given nothing or what was asked for, nothing leaks, and afterwards the object works.
+
+From threads every allocation counts. In an event loop, and with a client of redis-py, only those
+that the C code asks for without Python code in between: loops and clients lose callbacks and replies
+of their own when memory is short.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helper import ALLOCATION, COUNT, FAIL, NEVER
+from operations import APART, Operation
+from session import Session, used
+
+
+class Allocations:
+    def __init__(self, name: str, lasting: bool) -> None:
+        self.name, self.lasting = name, lasting
+
+    def applies(self, operation: Operation) -> bool:
+        if operation.store in APART:
+            return False
+        return not self.lasting or not self._own(operation)
+
+    def _own(self, operation: Operation) -> bool:
+        return bool(operation.loop) or operation.store in ("client", "smartratelimit")
+
+    def begin(self, session: Session) -> int:
+        """Warm up; how many moments there are."""
+        seen = 0
+        for _ in range(6):
+            outcome = session.run(COUNT, ALLOCATION, self._own(session.operation), 1, 1)
+            if outcome.error is not None:
+                raise outcome.error
+            problem = session.state(0, outcome.error) if session.case.used is None else ""
+            if problem or session.tasks():
+                raise AssertionError(problem)
+            seen = max(seen, outcome.seen)
+        return seen + 2
+
+    def moment(self, session: Session, n: int) -> str:
+        own, until = self._own(session.operation), NEVER if self.lasting else n + 1
+        before = used(session)
+        outcome = session.run(FAIL, ALLOCATION, own, n, until)
+        problem = self._wrong(session, outcome.value, outcome.error)
+        error = None if outcome.error is None else outcome.error.with_traceback(None)
+        if outcome.error is not None:
+            error.__cause__ = error.__context__ = None  # type: ignore[union-attr]
+        outcome.error = outcome.value = None
+        problem = problem or session.state(before, error) or session.plain()
+        if problem or not session.operation.name or outcome.done == 0:
+            return problem
+
+        def again() -> None:
+            session.run(FAIL, ALLOCATION, own, n, until)
+            session.tasks()
+            if session.operation.waits:
+                session.case.trouble()
+
+        return session.leak(again)
+
+    def _wrong(self, session: Session, value: Any, error: BaseException | None) -> str:
+        if session.lost and isinstance(error, RuntimeError):
+            return ""  # asyncio has lost the task
+        if error is None:
+            return "" if session.case.passes(value) else f"it returned {value!r}"
+        if isinstance(error, (MemoryError, *session.case.documented)):
+            return ""
+        return f"it raised {type(error).__name__}: {error!r:.200}"
+
+
+TORMENTS = [Allocations("allocations", False), Allocations("allocations-all", True)]

@@ -1,0 +1,188 @@
+"""One operation under torment: calls it with harm at a moment, and examines what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+from operations import Operation, new_loop
+
+import helper
+
+END_S = 6.0
+"""How long a task may take that nothing holds up."""
+LEAK_RUNS = 16
+
+
+@dataclass
+class Outcome:
+    value: Any
+    error: BaseException | None
+    seen: int
+    done: int
+
+
+class Session:
+    def __init__(self, operation: Operation, loop: str = "") -> None:
+        self.operation = operation
+        kind = loop or operation.loop
+        self.loop = new_loop(kind) if kind and kind != "trio" else None
+        self.elsewhere: list[BaseException] = []
+        """What came out of the loop's exception handler, or could not be raised at all."""
+        self.lost: WeakSet[Any] = WeakSet()
+        if self.loop is not None:
+            asyncio.set_event_loop(self.loop)
+            self.loop.set_exception_handler(self._on_loop_error)
+        sys.unraisablehook = self._on_unraisable
+        self.case = operation.make()
+        self.charged = 0
+        """How often an operation that failed had taken its tokens."""
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.case.clean()
+        if self.loop is not None:
+            with contextlib.suppress(Exception):
+                self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
+
+    def _on_loop_error(self, loop: Any, context: dict[str, Any]) -> None:
+        if isinstance(error := context.get("exception"), BaseException):
+            self.elsewhere.append(error.with_traceback(None))
+            where = f"{context.get('message')} {context.get('handle')!r}"
+            # What a task's step raises itself, not its coroutine, ends no task: asyncio has lost
+            # the task, as it does one whose future's add_done_callback finds no memory.
+            if any(name in where for name in ("TaskStep", "TaskWakeup", "task_wakeup", "Task.__")):
+                self.lost.update(asyncio.all_tasks(loop))
+                loop.call_soon(loop.stop)
+
+    def _on_unraisable(self, unraisable: Any) -> None:
+        if unraisable.exc_value is not None:
+            self.elsewhere.append(unraisable.exc_value.with_traceback(None))
+
+    # --- calls
+
+    def call(self) -> Callable[[], Any]:
+        return self.case.act if self.loop is None else self._drive
+
+    def _drive(self) -> Any:
+        """Run the awaitable as a task; RuntimeError where it does not end in time."""
+        assert self.loop is not None
+        task = self.loop.create_task(self.case.act())
+        late = self.loop.call_later(END_S, self.loop.stop)
+        try:
+            return self.loop.run_until_complete(task)
+        finally:
+            late.cancel()
+
+    def run(self, harm: int, kinds: int, own: bool, at: int, until: int) -> Outcome:
+        """Call the operation. Harm is done at the moments from `at` to `until`, exclusive."""
+        self.case.prepare()
+        self.elsewhere.clear()
+        return Outcome(*helper.load().run(self.call(), harm, kinds, own, at, until))
+
+    def plain(self) -> str:
+        """Call it undisturbed; what is wrong."""
+        case = self.case
+        case.prepare()
+        before = case.used() if case.used else 0
+        try:
+            value = self.call()()
+        except BaseException as error:
+            return f"afterwards it raises {error!r}"
+        if not case.passes(value):
+            return f"afterwards it returns {value!r}"
+        if case.used and (took := case.used() - before) != case.takes:
+            return f"afterwards it takes {took} instead of {case.takes}"
+        return ""
+
+    # --- what came of it
+
+    def tasks(self) -> str:
+        """Let all tasks end; what is wrong with those that do not."""
+        if self.loop is None:
+            return ""
+        if self.lost:
+            gc.collect()
+        for patience, verdict in ((END_S, "never ends by itself"), (END_S, "cannot be cancelled")):
+            tasks = asyncio.all_tasks(self.loop) - set(self.lost)
+            if not tasks:
+                return ""
+            _, pending = self.loop.run_until_complete(asyncio.wait(tasks, timeout=patience))
+            if not pending:
+                return ""
+            problem = f"{len(pending)} tasks: {verdict}: {next(iter(pending))!r:.300}"
+            for task in pending:
+                task.cancel()
+        return problem
+
+    def state(self, before: int, error: BaseException | None, extra: int = 0) -> str:
+        """Whether the count is right and nothing is left behind."""
+        case = self.case
+        problem = self.tasks()
+        if problem:
+            return problem
+        try:
+            if case.used:
+                took = case.used() - before
+                if error is None and took != case.takes + extra:
+                    return f"it took {took} instead of {case.takes + extra}"
+                if error is not None and not 0 <= took <= case.takes + extra:
+                    return f"it raised {error!r} and took {took}, of {case.takes + extra}"
+                self.charged += error is not None and took > extra
+            return case.trouble()
+        except BaseException as later:
+            return f"afterwards the store raises {later!r}"
+
+    def leak(self, again: Callable[[], object]) -> str:
+        """Whether each call of `again` leaves a block behind. Free lists and caches grow for some
+        dozens of calls and then no more, so what grows is looked at for longer.
+        """
+        blocks = helper.load().blocks
+        python, c = blocks()
+        for _ in range(3):
+            again()
+            now_python, now_c = blocks()
+            if now_python <= python and now_c <= c:
+                return ""
+            python, c = now_python, now_c
+        lost: tuple[float, float] | None = None
+        for turn in range(4):
+            for _ in range(LEAK_RUNS):
+                again()
+            gc.collect()
+            now_python, now_c = blocks()
+            grew = ((now_python - python) / LEAK_RUNS, (now_c - c) / LEAK_RUNS)
+            # A leak is the same each time.
+            if max(grew) < 0.9 or (lost and any(abs(a - b) > 0.15 for a, b in zip(grew, lost, strict=True))):
+                return ""
+            lost, python, c = grew if turn else None, now_python, now_c
+        assert lost is not None
+        return f"each time {lost[0]:.1f} blocks of Python and {lost[1]:.1f} of C are left behind"
+
+
+def used(session: Session) -> int:
+    return session.case.used() if session.case.used else 0
+
+
+def spread(count: int, start: int = 0) -> Iterator[int]:
+    """The numbers from 1 to count, so that each beginning is spread evenly over all of them."""
+    if count <= 0:
+        return
+    step = max(1, round(count * 0.6180339887))
+    while _common(step, count) != 1:
+        step += 1
+    for i in range(count):
+        yield (start + i * step) % count + 1
+
+
+def _common(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a
