@@ -4,6 +4,7 @@ The place in line is polled, but not in a rhythm: it says when another look is w
 calls when it is woken before that. A server is asked in one of trio's threads.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -30,13 +31,19 @@ async def wait(place: "TaskWait") -> None:
     token = trio.lowlevel.current_trio_token()
     while True:
         news = trio.Event()
-        place._on_wake(functools.partial(token.run_sync_soon, news.set, idempotent=True))
+        place._on_wake(functools.partial(_tell, token, news))
         seconds = place._check()
         if seconds is None:
             place._on_wake(None)
             return
         with trio.move_on_after(seconds):
             await news.wait()
+
+
+def _tell(token: trio.lowlevel.TrioToken, news: trio.Event) -> None:
+    """Have trio look again; where its run has ended, nothing waits any more."""
+    with contextlib.suppress(trio.RunFinishedError):
+        token.run_sync_soon(news.set, idempotent=True)
 
 
 async def in_thread(decide: Callable[[], None]) -> None:

@@ -150,9 +150,9 @@ static PySendResult atomic_start_call(CallObject *c, PyObject **result) {
         *result = call_conclude(c, answer_of(c, s));
         end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
     } else if (done > 0) {
-        end = call_delegate(c, ask(t, "wait_async", s), result);
+        end = call_delegate(c, CALL_ATOMIC, ask(t, "wait_async", s), result);
     } else if (done == 0) {
-        end = call_delegate(c, ask(t, coroutines[c->kind], s), result);
+        end = call_delegate(c, CALL_ATOMIC, ask(t, coroutines[c->kind], s), result);
     }
     Py_XDECREF(s);
     return end;

@@ -1,171 +1,153 @@
 /* Call: what `await t.limit()`, `async with t` and `async with semaphore` await.
  *
  * It decides when it is first resumed, and mostly is done by that: it answers through the send slot, and the event loop learns
- * nothing of it. Only where it must wait does it make a TaskWait and yield that. It has what collections.abc.Coroutine asks for, so it
- * can be given to create_task, gather and wait_for as a coroutine can; and like one, it complains when nobody awaits it. */
+ * nothing of it. Only where it must wait does it make a TaskWait and yield that. To those who drive it, it is a native coroutine: send,
+ * throw and close do what a coroutine's do at each stage, with the same exceptions; it complains when it was never awaited; and it can be
+ * given to create_task, gather and wait_for. */
 #include "call_type.h"
+
 #include "distant.h"
 
-#define FREE_CALLS 64
+static const char *const call_names[] = {
+    [CALL_LIMIT] = "limit", [CALL_ENTER] = "__aenter__",  [CALL_PEEK] = "peek",
+    [CALL_RESET] = "reset", [CALL_PERMIT] = "__aenter__", [CALL_RUN] = "_run_async",
+};
 
-#ifndef Py_GIL_DISABLED /* for the free list, which there is none of without a GIL */
-static struct module_state *state_of_call(CallObject *c) {
-    return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module
-           : c->kind == CALL_RUN  ? ((RedisStoreObject *)c->owner)->module
-                                  : ((LimiterObject *)c->owner)->module;
+/* ---- stages ---- */
+
+static enum call_stage stage_of(CallObject *c) {
+    return atomic_load_explicit(&c->stage, memory_order_relaxed);
 }
+
+static void set_stage(CallObject *c, enum call_stage stage) {
+    atomic_store_explicit(&c->stage, (uint8_t)stage, memory_order_release);
+}
+
+/* It runs from here on. False: it runs already, by another thread where there is no GIL. */
+static bool set_running(CallObject *c, enum call_stage from) {
+#ifdef Py_GIL_DISABLED
+    uint8_t expected = (uint8_t)from;
+    return from != CALL_RUNNING && atomic_compare_exchange_strong(&c->stage, &expected, CALL_RUNNING);
+#else
+    set_stage(c, CALL_RUNNING);
+    return from != CALL_RUNNING;
 #endif
+}
 
-/* ---- making ---- */
+static void raise_running(void) {
+    PyErr_SetString(PyExc_ValueError, "limiter call already executing");
+}
 
-static CallObject *call_new(struct module_state *m, enum call_kind kind, PyObject *owner, PyObject *key) {
-    CallObject *c;
-#ifndef Py_GIL_DISABLED
-    c = m->free_calls;
-    if (c != NULL) {
-        m->free_calls = (CallObject *)c->owner;
-        m->free_call_count--;
-        PyObject_Init((PyObject *)c, m->call);
-    } else
-#endif
-    {
-        c = PyObject_GC_New(CallObject, m->call);
-        if (c == NULL) {
-            Py_XDECREF(key);
-            return NULL;
-        }
+static void raise_done(void) {
+    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited limiter call");
+}
+
+/* Done: what it held goes. Keeps an exception that is set. What that runs finds it done. */
+static void release(CallObject *c) {
+    set_stage(c, CALL_DONE);
+    if (c->inner == NULL && c->wait == NULL && c->distant == NULL) {
+        return;
     }
-    c->owner = Py_NewRef(owner);
-    c->key = key;
-    c->wait = NULL;
-    c->inner = NULL;
-    c->distant = NULL;
-    c->kind = (uint8_t)kind;
-    c->phase = CALL_FRESH;
-    c->tracked = false;
-    return c;
-}
-
-PyObject *call_limit(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns) {
-    CallObject *c = call_new(t->module, CALL_LIMIT, (PyObject *)t, key);
-    if (c != NULL) {
-        c->cost = cost;
-        c->timeout_ns = timeout_ns;
-    }
-    return (PyObject *)c;
-}
-
-/* A coroutine; takes the key over. */
-static PyObject *enter_through_hooks(LimiterObject *t, PyObject *key, int64_t cost) {
-    PyObject *enter = NULL, *entering = NULL;
-    PyObject *limiting = limiter_hooked_call(t, key, cost, t->timeout_ns);
-    Py_DECREF(key);
-    if (limiting != NULL && import_once(&enter, "headway.hooks", "enter_async") == 0) {
-        entering = PyObject_CallFunctionObjArgs(enter, (PyObject *)t, limiting, NULL);
-    }
-    Py_XDECREF(enter);
-    Py_XDECREF(limiting);
-    return entering;
-}
-
-PyObject *call_enter(LimiterObject *t, const struct call *call) {
-    static const struct call no_arguments = {0};
-    int64_t cost;
-    call = call != NULL ? call : &no_arguments;
-    PyObject *key = limiter_cost(t, call, &cost) < 0 ? NULL : limiter_key(t, call);
-    if (key != NULL && t->hooks != NULL) {
-        return enter_through_hooks(t, key, cost);
-    }
-    CallObject *c = key == NULL ? NULL : call_new(t->module, CALL_ENTER, (PyObject *)t, key);
-    if (c != NULL) {
-        c->cost = cost;
-        c->timeout_ns = t->timeout_ns;
-    }
-    return (PyObject *)c;
-}
-
-PyObject *call_peek(LimiterObject *t, PyObject *key) {
-    return (PyObject *)call_new(t->module, CALL_PEEK, (PyObject *)t, key);
-}
-
-PyObject *call_reset(LimiterObject *t, PyObject *key) {
-    return (PyObject *)call_new(t->module, CALL_RESET, (PyObject *)t, key);
-}
-
-PyObject *call_permit(SemaphoreObject *s) {
-    PyObject *holder =
-        holder_task(s->module); /* of the caller: asyncio.wait_for() may await it in a task that ends when it has it */
-    return holder == NULL ? NULL : (PyObject *)call_new(s->module, CALL_PERMIT, (PyObject *)s, holder);
-}
-
-PyObject *call_run(RedisStoreObject *s, struct distant *d) {
-    CallObject *c = call_new(s->module, CALL_RUN, (PyObject *)s, NULL);
-    if (c == NULL) {
-        distant_release(d);
-        return NULL;
-    }
-    c->distant = d;
-    return (PyObject *)c;
-}
-
-/* ---- deciding ---- */
-
-PyObject *call_conclude(CallObject *c, PyObject *result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    if (result != NULL && c->kind == CALL_ENTER) {
-        if (((ResultObject *)result)->limited) {
-            raise_limited(t, result);
-            Py_CLEAR(result);
-        } else if (t->silent) {
-            Py_SETREF(result, Py_NewRef(Py_None));
-        }
-    }
-    return result;
-}
-
-static PyObject *conclude_permit(CallObject *c, const struct wait *w) {
-    if (w->refused) {
-        return semaphore_raise_refused((SemaphoreObject *)c->owner);
-    }
-    return semaphore_entered((SemaphoreObject *)c->owner, c->key, w->semaphore.id) < 0 ? NULL : Py_NewRef(Py_None);
-}
-
-static PyObject *take(CallObject *c) {
-    TaskWaitObject *w = c->wait;
-    w->taken = true;
-    if (c->kind == CALL_PERMIT) {
-        return conclude_permit(c, &w->wait);
-    }
-    LimiterObject *t = (LimiterObject *)c->owner;
-    const struct outcome *out = &w->wait.store.outcome;
-    return limiter_check_outcome(t, out) < 0 ? NULL
-                                             : call_conclude(c, result_new(t->module, (PlanObject *)w->plan, out));
-}
-
-static void call_track(CallObject *c) {
-    c->phase = CALL_WAITING;
-    if (!c->tracked) {
-        c->tracked = true;
-        PyObject_GC_Track(c);
-    }
-}
-
-/* The coroutine is over. */
-static PySendResult resumed(CallObject *c, PySendResult end, PyObject **result) {
+    PyObject *error_type, *error, *traceback;
+    PyErr_Fetch(&error_type, &error, &traceback);
     Py_CLEAR(c->inner);
-    c->phase = CALL_RUNNING;
+    if (c->wait != NULL) {
+        TaskWaitObject *wait = c->wait;
+        c->wait = NULL;
+        task_wait_abort(wait);
+        Py_DECREF(wait);
+    }
     if (c->distant != NULL) {
-        return distant_resumed(c, end, result);
+        distant_finish(c);
     }
-    if (end == PYGEN_RETURN && c->wait == NULL) { /* of headway._atomic: the answer itself */
-        *result = call_conclude(c, *result);
-    } else if (end == PYGEN_RETURN) {
-        Py_SETREF(*result, take(c));
-    }
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    PyErr_Restore(error_type, error, traceback);
 }
 
-PySendResult call_delegate(CallObject *c, PyObject *coroutine, PyObject **result) {
+/* With StopIteration set: it would pass for the end of the call, and so a coroutine raises RuntimeError instead. */
+static void replace_stop_iteration(void) {
+    PyObject *type, *error, *traceback, *made;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
+    made = PyObject_CallFunction(PyExc_RuntimeError, "s", "limiter call raised StopIteration");
+    if (made != NULL) {
+        PyException_SetCause(made, Py_NewRef(error));
+        PyException_SetContext(made, Py_NewRef(error));
+        PyErr_SetObject(PyExc_RuntimeError, made);
+        Py_DECREF(made);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+}
+
+/* A step of it is over. */
+static PySendResult stepped(CallObject *c, PySendResult end) {
+    if (end == PYGEN_NEXT) {
+        return end;
+    }
+    if (end == PYGEN_ERROR && PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        replace_stop_iteration();
+    }
+    release(c);
+    return end;
+}
+
+/* ---- suspending, and going on ---- */
+
+/* What it was suspended on is over: its wait (`end` RETURN), or its coroutine, which returned *result or raised. */
+static PySendResult go_on(CallObject *c, enum call_stage stage, PySendResult end, PyObject **result) {
+    PyObject *value = *result;
+    *result = NULL;
+    /* What a coroutine that speaks to a server raises may be on_error's to answer. */
+    if (end == PYGEN_RETURN || stage == CALL_CLIENT || stage == CALL_THREAD || stage == CALL_REFRESHING) {
+        switch (stage) {
+        case CALL_IN_LINE:
+            *result = call_take(c);
+            end = call_end(*result);
+            break;
+        case CALL_ATOMIC:
+            *result = call_conclude(c, Py_XNewRef(value));
+            end = call_end(*result);
+            break;
+        case CALL_ASKED:
+            end = distant_on_reply(c, result);
+            break;
+        case CALL_CLIENT:
+            end = distant_on_client(c, end, value, result);
+            break;
+        case CALL_THREAD:
+            end = distant_on_thread(c, end, result);
+            break;
+        case CALL_REFRESHING:
+            end = distant_on_refreshed(c, end, result);
+            break;
+        case CALL_ASLEEP:
+            end = distant_on_instant(c, result);
+            break;
+        case CALL_FRESH:
+        case CALL_RUNNING:
+        case CALL_DONE:
+            break;
+        }
+    }
+    Py_XDECREF(value);
+    return end;
+}
+
+/* Its coroutine has ended. */
+static PySendResult on_coroutine_end(CallObject *c, enum call_stage stage, PySendResult end, PyObject **result) {
+    PyObject *error_type, *error, *traceback, *inner = c->inner;
+    PyErr_Fetch(&error_type, &error, &traceback);
+    c->inner = NULL;
+    Py_DECREF(inner);
+    PyErr_Restore(error_type, error, traceback);
+    return go_on(c, stage, end, result);
+}
+
+PySendResult call_delegate(CallObject *c, enum call_stage stage, PyObject *coroutine, PyObject **result) {
     *result = NULL;
     if (coroutine == NULL) {
         return PYGEN_ERROR;
@@ -173,22 +155,22 @@ PySendResult call_delegate(CallObject *c, PyObject *coroutine, PyObject **result
     c->inner = coroutine;
     PySendResult end = PyIter_Send(coroutine, Py_None, result);
     if (end == PYGEN_NEXT) {
-        call_track(c);
+        set_stage(c, stage);
         return end;
     }
-    return resumed(c, end, result);
+    return on_coroutine_end(c, stage, end, result);
 }
 
-/* The loop's wait, or that of another library: a coroutine of headway._trio that waits for c->wait. */
-PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObject **result) {
+static PySendResult yield_wait(CallObject *c, enum call_stage stage, PyObject **result) {
+    c->wait->blocking = true;
+    *result = Py_NewRef(c->wait);
+    set_stage(c, stage);
+    return PYGEN_NEXT;
+}
+
+PySendResult call_sleep_on(CallObject *c, enum call_stage stage, PyObject *loop, int64_t until, PyObject **result) {
     if (loop != NULL) {
-        call_track(c);
-        if (task_wait_sleep(c->wait, until) < 0) {
-            return PYGEN_ERROR;
-        }
-        c->wait->blocking = true;
-        *result = Py_NewRef(c->wait);
-        return PYGEN_NEXT;
+        return task_wait_sleep(c->wait, until) < 0 ? PYGEN_ERROR : yield_wait(c, stage, result);
     }
     PyObject *wait = NULL;
     if (import_once(&wait, "headway._trio", "wait") < 0) {
@@ -196,206 +178,60 @@ PySendResult call_sleep_on(CallObject *c, PyObject *loop, int64_t until, PyObjec
     }
     PyObject *coroutine = PyObject_CallOneArg(wait, (PyObject *)c->wait);
     Py_DECREF(wait);
-    return call_delegate(c, coroutine, result);
+    return call_delegate(c, stage, coroutine, result);
 }
 
-int call_find_loop(struct module_state *m, PyObject **loop) {
-    *loop = running_loop(m);
-    if (*loop != NULL) {
-        return 1;
-    }
-    if (PyErr_Occurred()) {
-        return -1;
-    }
-    PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
-    if (PyDict_GetItemString(modules, "trio") != NULL) {
-        PyObject *in_trio = NULL;
-        if (import_once(&in_trio, "headway._trio", "in_trio") < 0) {
-            return -1;
+/* It was suspended, and runs now. */
+static PySendResult resume(CallObject *c, enum call_stage stage, PyObject *value, PyObject **result) {
+    if (c->inner != NULL) {
+        PySendResult end = PyIter_Send(c->inner, value, result);
+        if (end == PYGEN_NEXT) {
+            set_stage(c, stage);
+            return end;
         }
-        PyObject *answer = PyObject_CallNoArgs(in_trio);
-        Py_DECREF(in_trio);
-        int yes = answer == NULL ? -1 : PyObject_IsTrue(answer);
-        Py_XDECREF(answer);
-        if (yes != 0) {
-            return yes;
-        }
+        return on_coroutine_end(c, stage, end, result);
     }
-    PyErr_SetString(PyExc_RuntimeError, "Waiting for a limiter needs a running event loop of asyncio or trio.");
-    return -1;
-}
-
-static PySendResult wait_for_slot(CallObject *c, PlanObject *plan, const struct table_key *key, PyObject *key_owner,
-                                  PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    struct module_state *m = t->module;
-    PyObject *loop;
-    if (call_find_loop(m, &loop) < 0) {
-        return PYGEN_ERROR;
+    if (c->wait->state == TASK_WAITING) { /* resumed for no reason: it sleeps on */
+        return yield_wait(c, stage, result);
     }
-    TaskWaitObject *w = task_wait_new(m, c->owner, Py_NewRef(plan), Py_NewRef(key_owner), loop);
-    PySendResult end = PYGEN_ERROR;
-    if (w != NULL) {
-        int64_t until;
-        c->wait = w;
-        w->begun = true;
-        if (wait_begin_store(&w->wait, &t->in_memory->store, plan->plan, key, c->cost, c->timeout_ns, &until)) {
-            *result = take(c);
-            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-        } else {
-            end = call_sleep_on(c, loop, until, result);
-        }
-        wait_flush(m);
-    }
-    Py_XDECREF(loop);
-    return end;
-}
-
-static PySendResult start_limit(CallObject *c, PyObject **result) {
-    LimiterObject *t = (LimiterObject *)c->owner;
-    if (c->timeout_ns < 0 || c->cost == 0) {
-        *result = call_conclude(c, limiter_decide(t, c->key, c->cost, -1));
-        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-    }
-    struct table_key key;
-    struct outcome out;
-    PyObject *owned = NULL;
-    PySendResult end = PYGEN_ERROR;
-    PlanObject *plan = NULL;
-    if (key_from_object(t->module, c->key, &key, &owned) == 0) {
-        plan = limiter_plan(t, c->key);
-    }
-    if (plan != NULL) {
-        store_limit(&t->in_memory->store, plan->plan, &key, c->cost, &out);
-        wait_flush(t->module);
-        if (out.kind == OUTCOME_DENIED) {
-            end = wait_for_slot(c, plan, &key, owned != NULL ? owned : c->key, result);
-        } else if (limiter_check_outcome(t, &out) == 0) {
-            *result = call_conclude(c, result_new(t->module, plan, &out));
-            end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-        }
-    }
-    Py_XDECREF(plan);
-    Py_XDECREF(owned);
-    return end;
-}
-
-static PySendResult start_permit(CallObject *c, PyObject **result) {
-    SemaphoreObject *s = (SemaphoreObject *)c->owner;
-    struct module_state *m = s->module;
-    PyObject *holder = c->key, *loop = NULL;
-    PySendResult end = PYGEN_ERROR;
-    int64_t until;
-    struct wait now; /* for the usual case: the permit is free */
-    int held = wait_begin_semaphore(&now, &s->pool->semaphore, holder, s->expiry_ns, 0, &until);
-    if (held > 0 && !now.refused) {
-        *result = conclude_permit(c, &now);
-        end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-    } else if (held >= 0 && call_find_loop(m, &loop) > 0) {
-        TaskWaitObject *w = task_wait_new(m, c->owner, NULL, NULL, loop);
-        if (w != NULL) {
-            c->wait = w;
-            held = wait_begin_semaphore(&w->wait, &s->pool->semaphore, holder, s->expiry_ns, s->max_sleep_ns, &until);
-            w->begun = held >= 0;
-            if (held > 0) {
-                *result = take(c);
-                end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-            } else if (held == 0) {
-                end = call_sleep_on(c, loop, until, result);
-            }
-        }
-        wait_flush(m);
-        Py_XDECREF(loop);
-    }
-    return end;
-}
-
-PySendResult memory_start_call(CallObject *c, PyObject **result) {
-    if (c->kind == CALL_LIMIT || c->kind == CALL_ENTER) {
-        return start_limit(c, result);
-    }
-    *result = c->kind == CALL_PEEK ? limiter_peek((LimiterObject *)c->owner, c->key)
-                                   : limiter_reset((LimiterObject *)c->owner, c->key);
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-}
-
-static PySendResult start(CallObject *c, PyObject **result) {
-    return c->kind == CALL_PERMIT ? start_permit(c, result)
-           : c->kind == CALL_RUN  ? distant_start(c, result)
-                                  : ((LimiterObject *)c->owner)->ops->start_call(c, result);
+    return go_on(c, stage, task_wait_result(c->wait) < 0 ? PYGEN_ERROR : PYGEN_RETURN, result);
 }
 
 /* ---- as a coroutine ---- */
 
-static void finish(CallObject *c) {
-    c->phase = CALL_DONE;
-    if (c->inner != NULL) {
-        PyObject *error_type, *error, *traceback;
-        PyErr_Fetch(&error_type, &error, &traceback);
-        Py_CLEAR(c->inner);
-        PyErr_Restore(error_type, error, traceback);
-    }
-    if (c->wait != NULL) {
-        PyObject *error_type, *error, *traceback;
-        PyErr_Fetch(&error_type, &error, &traceback);
-        task_wait_give_up(c->wait);
-        Py_CLEAR(c->wait);
-        PyErr_Restore(error_type, error, traceback);
-    }
-    if (c->distant != NULL) {
-        distant_finish(c);
-    }
-}
-
 static PySendResult call_send(PyObject *object, PyObject *value, PyObject **result) {
     CallObject *c = (CallObject *)object;
-    PySendResult end = PYGEN_ERROR;
+    enum call_stage stage = stage_of(c);
     *result = NULL;
-    if (c->phase == CALL_FRESH) {
-        c->phase = CALL_RUNNING;
-        end = start(c, result);
-    } else if (c->phase == CALL_WAITING && c->inner != NULL) {
-        c->phase = CALL_RUNNING;
-        end = PyIter_Send(c->inner, value, result);
-        c->phase = CALL_WAITING;
-        if (end != PYGEN_NEXT) {
-            end = resumed(c, end, result);
-        }
-    } else if (c->phase == CALL_WAITING && c->wait->state == TASK_WAITING) { /* resumed for no reason: sleep on */
-        c->wait->blocking = true;
-        *result = Py_NewRef(c->wait);
-        return PYGEN_NEXT;
-    } else if (c->phase == CALL_WAITING) {
-        PyObject *done = PyObject_CallMethod((PyObject *)c->wait, "result", NULL);
-        if (done != NULL) {
-            Py_DECREF(done);
-            if (c->distant != NULL) {
-                c->phase = CALL_RUNNING;
-                end = distant_go_on(c, result);
-            } else {
-                *result = take(c);
-                end = *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
-            }
-        }
-    } else {
-        PyErr_SetString(PyExc_RuntimeError, c->phase == CALL_DONE ? "cannot reuse already awaited limiter call"
-                                                                  : "limiter call is being awaited already");
+    if (stage == CALL_DONE) {
+        raise_done();
         return PYGEN_ERROR;
     }
-    if (end != PYGEN_NEXT) {
-        finish(c);
+    if (value != Py_None && stage == CALL_FRESH) {
+        PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started limiter call");
+        return PYGEN_ERROR;
     }
-    return end;
+    if (!set_running(c, stage)) {
+        raise_running();
+        return PYGEN_ERROR;
+    }
+    return stepped(c, stage == CALL_FRESH ? call_start(c, result) : resume(c, stage, value, result));
+}
+
+/* StopIteration with the value; never the value's parts, where it is a tuple or an exception. */
+static void raise_value(PyObject *value) {
+    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+    if (stop != NULL) {
+        PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
+    }
 }
 
 /* What a method of a coroutine answers: a value that is yielded, or StopIteration. */
 static PyObject *method_answer(PySendResult end, PyObject *result) {
     if (end == PYGEN_RETURN) {
-        if (result != Py_None) { /* never a tuple or an exception, which would be taken apart */
-            PyErr_SetObject(PyExc_StopIteration, result);
-        }
-        Py_DECREF(result);
-        return NULL;
+        raise_value(result);
+        Py_CLEAR(result);
     }
     return result;
 }
@@ -403,6 +239,10 @@ static PyObject *method_answer(PySendResult end, PyObject *result) {
 static PyObject *call_next(PyObject *object) {
     PyObject *result;
     PySendResult end = call_send(object, Py_None, &result);
+    if (end == PYGEN_RETURN && result == Py_None) { /* here, and only here, StopIteration may be left out */
+        Py_DECREF(result);
+        return NULL;
+    }
     return method_answer(end, result);
 }
 
@@ -412,22 +252,37 @@ static PyObject *call_send_method(PyObject *object, PyObject *value) {
     return method_answer(end, result);
 }
 
-/* throw(exception), throw(type, value), throw(type, value, traceback) */
-static void raise_thrown(PyObject *type, PyObject *value, PyObject *traceback) {
+/* Sets what throw(exception), throw(type, value) or throw(type, value, traceback) raises. False: they are no such thing, and that is set. */
+static bool raise_thrown(PyObject *type, PyObject *value, PyObject *traceback) {
+    value = value == Py_None ? NULL : value;
+    traceback = traceback == Py_None ? NULL : traceback;
+    if (traceback != NULL && !PyTraceBack_Check(traceback)) {
+        PyErr_SetString(PyExc_TypeError, "throw() third argument must be a traceback object");
+        return false;
+    }
     if (PyExceptionInstance_Check(type)) {
-        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
-        return;
+        if (value != NULL) {
+            PyErr_SetString(PyExc_TypeError, "instance exception may not have a separate value");
+            return false;
+        }
+        traceback = traceback != NULL ? Py_NewRef(traceback) : PyException_GetTraceback(type);
+        PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(type)), Py_NewRef(type), traceback);
+        return true;
     }
     if (!PyExceptionClass_Check(type)) {
         PyErr_Format(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException, not %s",
                      Py_TYPE(type)->tp_name);
-        return;
+        return false;
     }
-    traceback = traceback == Py_None ? NULL : traceback;
-    PyErr_Restore(Py_NewRef(type), value == Py_None ? NULL : Py_XNewRef(value), Py_XNewRef(traceback));
+    Py_INCREF(type);
+    Py_XINCREF(value);
+    Py_XINCREF(traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyErr_Restore(type, value, traceback);
+    return true;
 }
 
-/* What a coroutine has returned: NULL and an exception where there is no memory. */
+/* With StopIteration set, which a coroutine's method has raised: what the coroutine returned; NULL and an exception where there is no memory. */
 static PyObject *stop_iteration_value(void) {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
@@ -439,48 +294,111 @@ static PyObject *stop_iteration_value(void) {
     return value;
 }
 
+static bool is_generator_exit(PyObject *thrown) {
+    return PyErr_GivenExceptionMatches(thrown, PyExc_GeneratorExit);
+}
+
+static int close_inner(CallObject *c) {
+    PyObject *done = PyObject_CallMethod(c->inner, "close", NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Into the coroutine to which it delegates. */
+static PySendResult throw_into(CallObject *c, enum call_stage stage, PyObject *args, PyObject **result) {
+    PySendResult end = PYGEN_ERROR;
+    if (is_generator_exit(PyTuple_GET_ITEM(args, 0))) {
+        if (close_inner(c) == 0) {
+            raise_thrown(PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args) > 1 ? PyTuple_GET_ITEM(args, 1) : NULL,
+                         PyTuple_GET_SIZE(args) > 2 ? PyTuple_GET_ITEM(args, 2) : NULL);
+        }
+        return on_coroutine_end(c, stage, end, result);
+    }
+    PyObject *method = PyObject_GetAttrString(c->inner, "throw");
+    *result = method == NULL ? NULL : PyObject_CallObject(method, args);
+    Py_XDECREF(method);
+    if (*result != NULL) {
+        set_stage(c, stage);
+        return PYGEN_NEXT;
+    }
+    if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        *result = stop_iteration_value();
+        end = call_end(*result);
+    }
+    return on_coroutine_end(c, stage, end, result);
+}
+
 static PyObject *call_throw(PyObject *object, PyObject *args) {
     CallObject *c = (CallObject *)object;
-    PyObject *type, *value = NULL, *traceback = NULL;
+    PyObject *type, *value = NULL, *traceback = NULL, *result = NULL;
     if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &traceback)) {
         return NULL;
     }
-    if (c->phase == CALL_WAITING && c->inner != NULL) {
-        PyObject *method = PyObject_GetAttrString(c->inner, "throw");
-        PyObject *yielded = method == NULL ? NULL : PyObject_CallObject(method, args);
-        Py_XDECREF(method);
-        if (yielded != NULL) {
-            return yielded;
-        }
-        PyObject *result = NULL;
-        PySendResult end = PYGEN_ERROR;
-        if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
-            end = PYGEN_RETURN;
-            result = stop_iteration_value();
-        }
-        end = resumed(c, result == NULL ? PYGEN_ERROR : end, &result);
-        if (end != PYGEN_NEXT) {
-            finish(c);
-        }
-        return end == PYGEN_ERROR ? NULL : method_answer(end, result);
+#if PY_VERSION_HEX >= 0x030C0000
+    if (value != NULL && PyErr_WarnEx(PyExc_DeprecationWarning,
+                                      "the (type, exc, tb) signature of throw() is deprecated, "
+                                      "use the single-arg signature instead.",
+                                      1) < 0) {
+        return NULL;
     }
-    raise_thrown(type, value, traceback);
-    finish(c);
-    return NULL;
+#endif
+    enum call_stage stage = stage_of(c);
+    if (stage == CALL_FRESH || stage == CALL_RUNNING || stage == CALL_DONE) {
+        if (!raise_thrown(type, value, traceback)) {
+            return NULL;
+        }
+        if (stage == CALL_DONE) {
+            PyErr_Clear(); /* what was thrown, and is of no use to it */
+            raise_done();
+            return NULL;
+        }
+    }
+    if (!set_running(c, stage)) {
+        PyErr_Clear(); /* likewise */
+        raise_running();
+        return NULL;
+    }
+    PySendResult end = PYGEN_ERROR;
+    if (stage != CALL_FRESH && c->inner != NULL) {
+        end = throw_into(c, stage, args, &result);
+    } else if (stage != CALL_FRESH) {
+        raise_thrown(type, value, traceback);
+    }
+    end = stepped(c, end);
+    return method_answer(end, result);
+}
+
+/* Ends it where it stands. -1: an exception, of its coroutine; it has ended all the same. */
+static int end_where_it_stands(CallObject *c, enum call_stage stage) {
+    int answer = 0;
+    if (stage != CALL_FRESH && c->inner != NULL) {
+        answer = close_inner(c);
+    }
+    release(c);
+    return answer;
 }
 
 static PyObject *call_close(PyObject *object, PyObject *unused) {
     (void)unused;
     CallObject *c = (CallObject *)object;
-    if (c->phase == CALL_WAITING && c->inner != NULL) {
-        PyObject *done = PyObject_CallMethod(c->inner, "close", NULL);
-        if (done == NULL) {
-            PyErr_WriteUnraisable(c->inner);
-        }
-        Py_XDECREF(done);
+    enum call_stage stage = stage_of(c);
+    if (stage == CALL_DONE) {
+        Py_RETURN_NONE;
     }
-    finish(c);
-    Py_RETURN_NONE;
+    if (!set_running(c, stage)) {
+        raise_running();
+        return NULL;
+    }
+    return end_where_it_stands(c, stage) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *call_await(PyObject *object) {
+    enum call_stage stage = stage_of((CallObject *)object);
+    if (stage != CALL_FRESH && stage != CALL_RUNNING && stage != CALL_DONE) {
+        PyErr_SetString(PyExc_RuntimeError, "limiter call is being awaited already");
+        return NULL;
+    }
+    return Py_NewRef(object);
 }
 
 /* ---- life ---- */
@@ -494,38 +412,52 @@ static int call_traverse(CallObject *c, visitproc visit, void *arg) {
     return 0;
 }
 
-static const char *const call_names[] = {
-    [CALL_LIMIT] = "limit", [CALL_ENTER] = "__aenter__",  [CALL_PEEK] = "peek",
-    [CALL_RESET] = "reset", [CALL_PERMIT] = "__aenter__", [CALL_RUN] = "_run_async",
-};
+/* The collector's: after call_finalize, so the key is of no use any more. The owner is, to those who ask for its name. */
+static int call_clear(CallObject *c) {
+    Py_CLEAR(c->key);
+    return 0;
+}
 
-static void warn_not_awaited(CallObject *c) {
+static void call_finalize(PyObject *object) {
+    CallObject *c = (CallObject *)object;
+    enum call_stage stage = stage_of(c);
+    c->finalized = true;
+    if (stage == CALL_DONE || !set_running(c, stage)) {
+        return;
+    }
     PyObject *error_type, *error, *traceback;
     PyErr_Fetch(&error_type, &error, &traceback);
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%s.%s() was never awaited, so nothing was limited",
+    if (stage == CALL_FRESH &&
+        PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%s.%s() was never awaited, so nothing was limited",
                          type_short_name(Py_TYPE(c->owner)), call_names[c->kind]) < 0) {
+        PyErr_WriteUnraisable(c->owner);
+    }
+    if (end_where_it_stands(c, stage) < 0) {
         PyErr_WriteUnraisable(c->owner);
     }
     PyErr_Restore(error_type, error, traceback);
 }
 
+#ifndef Py_GIL_DISABLED
+static struct module_state *module_of_call(CallObject *c) {
+    return c->kind == CALL_PERMIT ? ((SemaphoreObject *)c->owner)->module
+           : c->kind == CALL_RUN  ? ((RedisStoreObject *)c->owner)->module
+                                  : ((LimiterObject *)c->owner)->module;
+}
+#endif
+
 static void call_dealloc(PyObject *object) {
     CallObject *c = (CallObject *)object;
     PyTypeObject *type = Py_TYPE(object);
-    if (c->tracked) {
-        PyObject_GC_UnTrack(object);
+    if (stage_of(c) != CALL_DONE && PyObject_CallFinalizerFromDealloc(object) < 0) {
+        return;
     }
-    if (c->phase == CALL_FRESH) {
-        warn_not_awaited(c);
-    }
-    finish(c);
-#ifndef Py_GIL_DISABLED
-    struct module_state *m = state_of_call(c);
-#endif
+    PyObject_GC_UnTrack(object);
     PyObject *owner = c->owner;
     Py_XDECREF(c->key);
 #ifndef Py_GIL_DISABLED
-    if (m->free_call_count < FREE_CALLS) {
+    struct module_state *m = module_of_call(c);
+    if (m->free_call_count < FREE_CALLS && !c->finalized) { /* else its finalizer would not run again */
         c->owner = (PyObject *)m->free_calls;
         m->free_calls = c;
         m->free_call_count++;
@@ -558,16 +490,25 @@ static PyObject *call_name(PyObject *object, void *unused) {
     return PyUnicode_FromFormat("%s.%s", type_short_name(Py_TYPE(c->owner)), call_names[c->kind]);
 }
 
+static PyObject *call_running(PyObject *object, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(stage_of((CallObject *)object) == CALL_RUNNING);
+}
+
 static PyObject *call_repr(PyObject *object) {
-    static const char *const phases[] = {"not awaited yet", "running", "waiting", "done"};
     CallObject *c = (CallObject *)object;
-    return PyUnicode_FromFormat("<%s.%s(), %s>", type_short_name(Py_TYPE(c->owner)), call_names[c->kind],
-                                phases[c->phase]);
+    enum call_stage stage = stage_of(c);
+    const char *what = stage == CALL_FRESH     ? "not awaited yet"
+                       : stage == CALL_RUNNING ? "running"
+                       : stage == CALL_DONE    ? "done"
+                                               : "waiting";
+    return PyUnicode_FromFormat("<%s.%s(), %s>", type_short_name(Py_TYPE(c->owner)), call_names[c->kind], what);
 }
 
 static PyGetSetDef call_attributes[] = {
     {"__name__", call_name, NULL, NULL, NULL},
     {"__qualname__", call_name, NULL, NULL, NULL},
+    {"cr_running", call_running, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyMethodDef call_methods[] = {
@@ -580,9 +521,11 @@ static PyType_Slot call_slots[] = {
     {Py_tp_doc, "An awaitable that asks a limiter once, when it is awaited."},
     {Py_tp_dealloc, call_dealloc},
     {Py_tp_traverse, call_traverse},
+    {Py_tp_clear, call_clear},
+    {Py_tp_finalize, call_finalize},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, call_next},
-    {Py_am_await, PyObject_SelfIter},
+    {Py_am_await, call_await},
     {Py_am_send, call_send},
     {Py_tp_repr, call_repr},
     {Py_tp_getset, call_attributes},

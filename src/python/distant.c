@@ -43,14 +43,11 @@ static RedisStoreObject *store_of(const CallObject *c) {
 /* ---- waiting ---- */
 
 /* For the reply to `request` (taken over), or, without one, until the instant. */
-static PySendResult distant_sleep(CallObject *c, PyObject *loop, int64_t instant_ns, struct redis_request *request,
-                                  PyObject **result) {
+static PySendResult sleep_on(CallObject *c, PyObject *loop, int64_t instant_ns, struct redis_request *request,
+                             PyObject **result) {
     int64_t until = instant_ns;
-    if (c->wait != NULL) {
-        task_wait_give_up(c->wait);
-        Py_CLEAR(c->wait);
-    }
-    c->wait = task_wait_new(store_of(c)->module, c->owner, NULL, NULL, loop);
+    Py_CLEAR(c->wait); /* the one before, which is over */
+    c->wait = task_wait_new(store_of(c)->module, NULL, NULL, NULL, loop);
     if (c->wait == NULL) {
         if (request != NULL) {
             request_free(request);
@@ -58,10 +55,8 @@ static PySendResult distant_sleep(CallObject *c, PyObject *loop, int64_t instant
         return PYGEN_ERROR;
     }
     if (request == NULL) {
-        c->distant->stage = DISTANT_SLEEPING;
         wait_begin_instant(&c->wait->wait, instant_ns, &until);
     } else {
-        c->distant->stage = DISTANT_ASKING;
         LoopLinkObject *link = loop_link_of(c->distant->remote.link, loop);
         if (link == NULL) {
             request_free(request);
@@ -73,23 +68,22 @@ static PySendResult distant_sleep(CallObject *c, PyObject *loop, int64_t instant
             return PYGEN_ERROR;
         }
     }
-    c->wait->begun = true;
-    return call_sleep_on(c, loop, until, result);
+    return call_sleep_on(c, request == NULL ? CALL_ASLEEP : CALL_ASKED, loop, until, result);
 }
 
 static PySendResult sleep_until(CallObject *c, int64_t instant_ns, PyObject **result) {
     PyObject *loop;
-    if (call_find_loop(store_of(c)->module, &loop) < 0) {
+    if (call_need_loop(store_of(c)->module, &loop) < 0) {
         return PYGEN_ERROR;
     }
-    PySendResult end = distant_sleep(c, loop, instant_ns, NULL, result);
+    PySendResult end = sleep_on(c, loop, instant_ns, NULL, result);
     Py_XDECREF(loop);
     return end;
 }
 
 /* ---- asking ---- */
 
-static int64_t distant_rest(const CallObject *c) {
+static int64_t rest_of(const CallObject *c) {
     if (c->timeout_ns < 0 || c->timeout_ns == INT64_MAX) {
         return c->timeout_ns;
     }
@@ -132,18 +126,17 @@ static PySendResult ask_in_thread(CallObject *c, PyObject **result) {
         Py_XDECREF(bound);
     }
     Py_DECREF(in_thread);
-    c->distant->stage = DISTANT_IN_THREAD;
-    return call_delegate(c, coroutine, result);
+    return call_delegate(c, CALL_THREAD, coroutine, result);
 }
 
-static PySendResult distant_ask(CallObject *c, PyObject **result) {
+static PySendResult ask(CallObject *c, PyObject **result) {
     struct distant *d = c->distant;
     RedisStoreObject *s = store_of(c);
     PyObject *loop;
     if (d->remote.kind == REMOTE_LIMIT) {
-        d->remote.most_wait_ns = reserves(c) ? distant_rest(c) : 0;
+        d->remote.most_wait_ns = reserves(c) ? rest_of(c) : 0;
     }
-    if (call_find_loop(s->module, &loop) < 0) {
+    if (call_need_loop(s->module, &loop) < 0) {
         return PYGEN_ERROR;
     }
     if (loop == NULL) {
@@ -153,25 +146,24 @@ static PySendResult distant_ask(CallObject *c, PyObject **result) {
     struct redis_request *request = remote_request(s, &d->remote);
     if (request != NULL && s->client != NULL) {
         d->foreign = request;
-        d->stage = DISTANT_FOREIGN;
-        end = call_delegate(c, foreign_call_async(s, &d->remote, request), result);
+        end = call_delegate(c, CALL_CLIENT, foreign_call_async(s, &d->remote, request), result);
     } else if (request != NULL) {
-        end = distant_sleep(c, loop, 0, request, result);
+        end = sleep_on(c, loop, 0, request, result);
     }
     Py_DECREF(loop);
     return end;
 }
 
 /* Awaits the topology's coroutine. */
-static PySendResult distant_refresh(CallObject *c, PyObject **result) {
+static PySendResult refresh(CallObject *c, PyObject **result) {
     RedisStoreObject *s = store_of(c);
-    c->distant->stage = DISTANT_REFRESHING;
-    return call_delegate(c, PyObject_CallMethod(s->topology, "refresh_async", "O", (PyObject *)s), result);
+    return call_delegate(c, CALL_REFRESHING, PyObject_CallMethod(s->topology, "refresh_async", "O", (PyObject *)s),
+                         result);
 }
 
 /* ---- the answer ---- */
 
-static PySendResult distant_conclude(CallObject *c, PyObject **result) {
+static PySendResult finish(CallObject *c, PyObject **result) {
     struct remote *r = &c->distant->remote;
     struct module_state *m = store_of(c)->module;
     c->distant->reserved = false;
@@ -188,111 +180,115 @@ static PySendResult distant_conclude(CallObject *c, PyObject **result) {
     } else {
         *result = call_conclude(c, result_new(m, r->plan, &r->out));
     }
-    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+    return call_end(*result);
 }
 
-/* A block was asked for. Who may wait, and was refused, reserves. */
-static PySendResult distant_leased(CallObject *c, PyObject **result) {
-    struct remote *r = &c->distant->remote;
-    if (!lease_end(r->plan->lease, &r->key, r->take, &r->out)) {
-        remote_renew(r, REMOTE_LEASE);
-        return distant_ask(c, result);
-    }
-    if (r->out.kind == OUTCOME_DENIED && c->timeout_ns > 0) {
-        remote_renew(r, REMOTE_LIMIT);
-        return distant_ask(c, result);
-    }
-    return distant_conclude(c, result);
-}
-
-static PySendResult distant_decided(CallObject *c, PyObject **result) {
+/* The server has decided. */
+static PySendResult on_decision(CallObject *c, PyObject **result) {
     struct distant *d = c->distant;
-    struct outcome *out = &d->remote.out;
-    if (d->remote.kind == REMOTE_LEASE) {
-        return distant_leased(c, result);
+    struct remote *r = &d->remote;
+    struct outcome *out = &r->out;
+    if (r->kind == REMOTE_LEASE && !lease_end(r->plan->lease, &r->key, r->take, &r->out)) {
+        remote_renew(r, REMOTE_LEASE);
+        return ask(c, result);
+    }
+    if (r->kind == REMOTE_LEASE) { /* who may wait, and was refused, reserves */
+        if (out->kind != OUTCOME_DENIED || c->timeout_ns <= 0) {
+            return finish(c, result);
+        }
+        remote_renew(r, REMOTE_LIMIT);
+        return ask(c, result);
     }
     if (c->kind >= CALL_PEEK || c->timeout_ns < 0 || c->cost == 0) {
-        return distant_conclude(c, result);
+        return finish(c, result);
     }
     if (out->kind == OUTCOME_ADMITTED) {
         int64_t wait = out->wait_ns;
         out->wait_ns = -1;
         d->reserved = wait > 0;
         d->reserved_by = wait > 0 ? getpid() : 0;
-        return wait > 0 ? sleep_until(c, clock_now() + wait, result) : distant_conclude(c, result);
+        return wait > 0 ? sleep_until(c, clock_now() + wait, result) : finish(c, result);
     }
     struct decision told;
-    plan_report(d->remote.plan, out, &told);
-    if (reserves(c) || told.retry_after_ns > distant_rest(c)) {
-        return distant_conclude(c, result);
+    plan_report(r->plan, out, &told);
+    if (reserves(c) || told.retry_after_ns > rest_of(c)) {
+        return finish(c, result);
     }
-    d->remote.give_up = 0;
-    d->remote.tries = 0;
+    r->give_up = 0;
+    r->tries = 0;
     return sleep_until(c, clock_now() + told.retry_after_ns, result);
 }
 
-/* With an exception set: on_error's answer instead of it. */
-static PySendResult distant_failed(CallObject *c, PyObject **result) {
+/* With an exception set: on_error's answer instead of it. What changes something, and a script, raise. */
+static PySendResult on_failure(CallObject *c, PyObject **result) {
     struct remote *r = &c->distant->remote;
-    if (c->kind >= CALL_PEEK || redis_store_follow_policy(store_of(c), r->plan, &r->key, c->cost, &r->out) < 0) {
+    if (c->kind == CALL_RESET || c->kind == CALL_RUN ||
+        redis_store_follow_policy(store_of(c), r->plan, &r->key, c->cost, &r->out) < 0) {
         return PYGEN_ERROR;
     }
-    return distant_conclude(c, result);
+    return finish(c, result);
 }
 
 /* The request is over: what the server said decides how it goes on. */
-static PySendResult distant_answered(CallObject *c, struct redis_request *request, PyObject **result) {
+static PySendResult on_reply(CallObject *c, struct redis_request *request, PyObject **result) {
     switch (remote_next(store_of(c), &c->distant->remote, request)) {
     case REMOTE_DONE:
-        return distant_decided(c, result);
+        return on_decision(c, result);
     case REMOTE_AGAIN:
-        return distant_ask(c, result);
+        return ask(c, result);
     case REMOTE_PAUSE:
         return sleep_until(c, clock_now() + REMOTE_PAUSE_NS, result);
     case REMOTE_REFRESH:
-        return distant_refresh(c, result);
+        return refresh(c, result);
     case REMOTE_FAILED:
         break;
     }
-    return distant_failed(c, result);
+    return on_failure(c, result);
 }
 
-PySendResult distant_go_on(CallObject *c, PyObject **result) {
-    if (c->distant->stage == DISTANT_SLEEPING) {
-        return c->distant->reserved ? distant_conclude(c, result) : distant_ask(c, result);
+PySendResult distant_on_reply(CallObject *c, PyObject **result) {
+    struct wait *w = &c->wait->wait;
+    LoopLinkObject *link = NULL;                               /* the request refers to it */
+    struct redis_request *request = wait_take_reply(w, &link); /* what it took is the call's from here on */
+    if (request == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the wait was given up");
+        return PYGEN_ERROR;
     }
-    c->wait->wait.reply.remote = NULL; /* what it took is the caller's from here on */
-    return distant_answered(c, c->wait->wait.reply.request, result);
+    PySendResult end = on_reply(c, request, result);
+    request_free(request);
+    Py_DECREF(link);
+    return end;
 }
 
-PySendResult distant_resumed(CallObject *c, PySendResult end, PyObject **result) {
-    struct distant *d = c->distant;
-    PyObject *value = *result;
-    PySendResult answer = PYGEN_ERROR;
-    *result = NULL;
-    if (d->stage == DISTANT_FOREIGN) {
-        struct redis_request *request = d->foreign;
-        d->foreign = NULL;
-        if (end == PYGEN_RETURN && foreign_answer(request, value) == 0) {
-            answer = distant_answered(c, request, result);
-        } else {
-            answer = distant_failed(c, result);
-        }
-        request_free(request);
-    } else if (d->stage == DISTANT_IN_THREAD) {
-        answer = end == PYGEN_RETURN ? distant_decided(c, result) : distant_failed(c, result);
-    } else if (end == PYGEN_RETURN) {
-        answer = d->stage == DISTANT_SLEEPING ? distant_go_on(c, result) : distant_ask(c, result);
+PySendResult distant_on_client(CallObject *c, PySendResult end, PyObject *value, PyObject **result) {
+    struct redis_request *request = c->distant->foreign;
+    c->distant->foreign = NULL;
+    if (end == PYGEN_RETURN && foreign_answer(request, value) == 0) {
+        end = on_reply(c, request, result);
+    } else {
+        end = on_failure(c, result);
     }
-    Py_XDECREF(value);
-    return answer;
+    request_free(request);
+    return end;
+}
+
+PySendResult distant_on_thread(CallObject *c, PySendResult end, PyObject **result) {
+    return end == PYGEN_RETURN ? on_decision(c, result) : on_failure(c, result);
+}
+
+PySendResult distant_on_refreshed(CallObject *c, PySendResult end, PyObject **result) {
+    return end == PYGEN_RETURN ? ask(c, result) : on_failure(c, result);
+}
+
+PySendResult distant_on_instant(CallObject *c, PyObject **result) {
+    return c->distant->reserved ? finish(c, result) : ask(c, result);
 }
 
 /* ---- beginning and end ---- */
 
 PySendResult distant_start(CallObject *c, PyObject **result) {
     if (c->kind == CALL_RUN) {
-        return distant_ask(c, result);
+        return ask(c, result);
     }
     LimiterObject *t = (LimiterObject *)c->owner;
     struct table_key key;
@@ -314,7 +310,7 @@ PySendResult distant_start(CallObject *c, PyObject **result) {
         *result = call_conclude(c, result_new(t->module, plan, &out));
         Py_XDECREF(key_owner);
         Py_DECREF(plan);
-        return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
+        return call_end(*result);
     }
     struct distant *d = c->distant = distant_new();
     if (d == NULL) {
@@ -341,7 +337,7 @@ PySendResult distant_start(CallObject *c, PyObject **result) {
             return PYGEN_ERROR;
         }
     }
-    return distant_ask(c, result);
+    return ask(c, result);
 }
 
 /* What was reserved and is not wanted goes back, in an event loop without waiting for an answer. */
@@ -358,7 +354,7 @@ void distant_finish(CallObject *c) {
     bool reserved = d->reserved && d->reserved_by == getpid();
     bool settles = reserved && call_find_loop(store_of(c)->module, &loop) > 0;
     Py_XDECREF(loop);
-    PyErr_Clear();
+    error_defer_set(NULL);
     /* Without a loop the task is gone with its own, perhaps in the midst of the collector's work, which must not wait for a server: the
      * connection of the threads says it with its next request, or when it is closed. */
     struct redis_request *undo = reserved && !settles && r->link != NULL ? remote_undo_reserved(r) : NULL;
@@ -366,7 +362,10 @@ void distant_finish(CallObject *c) {
         link_tell(&r->link->link, undo);
     }
     if (settles && redis_store_undo_from_anywhere(store_of(c), r) < 0) {
-        PyErr_Clear();
+        if (PyErr_ExceptionMatches(store_of(c)->module->store_error)) {
+            PyErr_Clear(); /* nobody answers: the slot stays taken */
+        }
+        error_defer_set(NULL);
     }
     distant_release(d);
     PyErr_Restore(error_type, error, traceback);

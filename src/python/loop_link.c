@@ -9,9 +9,22 @@
 
 #include "clock.h"
 
-static int schedule(LoopLinkObject *self);
+/* A method of the loop with one argument or two. 0; -1: the loop is closed, or refuses, which is kept. */
+static int ask_loop(PyObject *loop, const char *method, int fd, PyObject *callback, struct kept_error *k) {
+    PyObject *args[] = {PyLong_FromLong(fd), callback};
+    enum loop_answer done = LOOP_FAILED;
+    if (args[0] != NULL) {
+        done = loop_call(k, loop, method, args, callback != NULL ? 2 : 1, NULL, NULL);
+        Py_DECREF(args[0]);
+    }
+    if (done == LOOP_FAILED) {
+        error_keep(k);
+    }
+    return done == LOOP_DONE ? 0 : -1;
+}
 
-static int watch(LoopLinkObject *self, PyObject *loop, int fd, short events) {
+/* Has the loop watch `fd` (-1: nothing) for these events. Where that fails nothing counts as watched; the next step tries again. */
+static void watch(LoopLinkObject *self, PyObject *loop, int fd, short events, struct kept_error *k) {
     static const struct {
         short event;
         const char *add, *remove;
@@ -19,25 +32,22 @@ static int watch(LoopLinkObject *self, PyObject *loop, int fd, short events) {
     for (int i = 0; i < 2; i++) {
         bool had = self->fd >= 0 && (self->events & kinds[i].event) != 0;
         bool wants = fd >= 0 && (events & kinds[i].event) != 0;
+        bool failed = false;
         if (had && (!wants || fd != self->fd)) {
-            PyObject *done = PyObject_CallMethod(loop, kinds[i].remove, "i", self->fd);
-            if (done == NULL) {
-                return -1;
-            }
-            Py_DECREF(done);
+            failed = ask_loop(loop, kinds[i].remove, self->fd, NULL, k) < 0;
             had = false;
         }
-        if (wants && !had) {
-            PyObject *done = PyObject_CallMethod(loop, kinds[i].add, "iO", fd, (PyObject *)self);
-            if (done == NULL) {
-                return -1;
-            }
-            Py_DECREF(done);
+        if (!failed && wants && !had) {
+            failed = ask_loop(loop, kinds[i].add, fd, (PyObject *)self, k) < 0;
+        }
+        if (failed) {
+            self->fd = -1;
+            self->events = 0;
+            return;
         }
     }
     self->fd = fd;
     self->events = events;
-    return 0;
 }
 
 /* ---- names: the resolver blocks, so a thread of the loop's executor calls it ---- */
@@ -51,19 +61,21 @@ static PyObject *resolve(PyObject *object, PyObject *unused) {
     problem = connection_find(&self->address, false, &found);
     Py_END_ALLOW_THREADS
     self->problem = problem;
-    self->found = found;
+    found = atomic_exchange(&self->found, found);
+    if (found != NULL) {
+        freeaddrinfo(found);
+    }
     Py_RETURN_NONE;
 }
 static PyMethodDef resolve_method = {"resolve", resolve, METH_NOARGS, NULL};
 
 static void resolved(LoopLinkObject *self) {
-    struct addrinfo *found = self->found;
-    self->found = NULL;
+    struct addrinfo *found = atomic_exchange(&self->found, NULL);
     self->resolving = false;
     link_resolved(&self->link, self->problem, found);
 }
 
-/* The loop's call comes when it is resolved. -1: an exception; there is no executor any more, say. */
+/* The loop's call comes when it is resolved. -1: an exception. */
 static int start_resolving(LoopLinkObject *self, PyObject *loop) {
     self->problem = EAI_FAIL; /* if it is cancelled */
     PyObject *job = PyCFunction_New(&resolve_method, (PyObject *)self);
@@ -76,19 +88,22 @@ static int start_resolving(LoopLinkObject *self, PyObject *loop) {
     return done == NULL ? -1 : 0;
 }
 
-static void resolve_if_needed(LoopLinkObject *self, PyObject *loop) {
+static void resolve_if_needed(LoopLinkObject *self, PyObject *loop, struct kept_error *k) {
     if (self->link.connection.state != CONNECTION_RESOLVING || self->resolving) {
         return;
     }
     if (start_resolving(self, loop) < 0) {
-        PyErr_Clear();
+        if (PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+            PyErr_Clear(); /* the loop is closed, or its executor is shut down: the request says that the name was not found */
+        }
+        error_keep(k);
         link_resolved(&self->link, EAI_FAIL, NULL);
     }
 }
 
 /* ---- a turn ---- */
 
-void loop_link_step(LoopLinkObject *self, bool readable) {
+void loop_link_step(LoopLinkObject *self, bool readable, struct kept_error *k) {
     int fd;
     short events;
     PyObject *loop = weak_target(self->loop);
@@ -96,34 +111,29 @@ void loop_link_step(LoopLinkObject *self, bool readable) {
         return;
     }
     link_step(&self->link, readable, &fd, &events);
-    resolve_if_needed(self, loop);
+    resolve_if_needed(self, loop, k);
     link_log_refusal(&self->link);
     bool other = self->socket != self->link.connection.socket;
     self->socket = self->link.connection.socket;
-    if (self->fd >= 0 && (other || fd < 0) && watch(self, loop, -1, 0) < 0) {
-        PyErr_Clear(); /* the loop is closed; else it forgets a descriptor that may be another's by now */
-        self->fd = -1;
+    if (self->fd >= 0 && (other || fd < 0)) {
+        watch(self, loop, -1, 0, k); /* the number may soon be that of another descriptor */
     }
-    if ((fd != self->fd || events != self->events) && watch(self, loop, fd, events) < 0) {
-        PyErr_Clear();
-        self->fd = -1;
+    if (fd != self->fd || events != self->events) {
+        watch(self, loop, fd, events, k);
     }
-    if (self->tls.raised[0] != NULL && !self->scheduled && schedule(self) < 0) {
-        PyErr_Clear(); /* the loop is closed */
+    if (tls_raise(&self->tls)) {
+        error_keep(k);
     }
     wait_flush(self->module);
     Py_DECREF(loop);
 }
 
 /* Nobody uses the store any more, or it was closed: in the loop's own thread. What is to be given back comes first. */
-static void hang_up(LoopLinkObject *self) {
+static void hang_up(LoopLinkObject *self, struct kept_error *k) {
     PyObject *loop = weak_target(self->loop);
     self->closing = loop != NULL && link_owes(&self->link);
     if (loop != NULL && !self->closing && link_is_idle(&self->link)) {
-        if (watch(self, loop, -1, 0) < 0) {
-            PyErr_Clear();
-            self->fd = -1;
-        }
+        watch(self, loop, -1, 0, k);
         self->link.driven = false;
         link_close(&self->link);
     }
@@ -131,61 +141,53 @@ static void hang_up(LoopLinkObject *self) {
 }
 
 /* And completes those who are answered, in the same turn of the loop. */
-static void run(LoopLinkObject *self, bool readable) {
-    PyObject *loop = weak_target(self->loop);
-    WakerObject *waker = loop == NULL ? NULL : waker_of(self->module, loop);
-    if (waker == NULL) {
-        PyErr_Clear();
-    } else {
-        waker->running = true;
-        loop_link_step(self, readable);
-        waker_run(waker);
-        Py_DECREF(waker);
-    }
-    Py_XDECREF(loop);
+static void run(LoopLinkObject *self, bool readable, struct kept_error *k) {
+    waker_begin(self->waker);
+    loop_link_step(self, readable, k);
+    waker_run(self->waker, k);
     if (self->closing) {
-        hang_up(self);
+        hang_up(self, k);
     }
 }
 
 void loop_links_close(PyObject *loops) {
     PyObject *type, *error, *traceback;
+    struct kept_error k = {0};
     PyErr_Fetch(&type, &error, &traceback);
     PyObject *items = PyObject_CallMethod(loops, "items", NULL);
     PyObject *list = items == NULL ? NULL : PySequence_List(items);
+    error_keep(&k);
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
         PyObject *item = PyList_GET_ITEM(list, i); /* (loop, LoopLink) */
-        PyObject *done = PyObject_CallMethod(PyTuple_GET_ITEM(item, 0), "call_soon_threadsafe", "OO",
-                                             PyTuple_GET_ITEM(item, 1), Py_None);
-        if (done == NULL) {
-            PyErr_Clear(); /* that loop is closed, and its connection with it */
-        }
-        Py_XDECREF(done);
+        PyObject *args[] = {PyTuple_GET_ITEM(item, 1), Py_None};
+        if (loop_call(&k, PyTuple_GET_ITEM(item, 0), "call_soon_threadsafe", args, 2, NULL, NULL) == LOOP_FAILED) {
+            error_keep(&k);
+        } /* of a closed loop the connection is closed as well */
     }
-    PyErr_Clear();
     Py_XDECREF(list);
     Py_XDECREF(items);
+    error_defer(&k, NULL);
     PyErr_Restore(type, error, traceback);
 }
 
 static PyObject *loop_link_call(PyObject *object, PyObject *args, PyObject *kwargs) {
     (void)kwargs;
     LoopLinkObject *self = (LoopLinkObject *)Py_NewRef(object);
-    bool flush = PyTuple_GET_SIZE(args) > 0; /* call_soon passes an argument, a watcher none, a future itself */
-    if (flush && PyTuple_GET_ITEM(args, 0) == Py_None) {
-        hang_up(self);
-        Py_DECREF(self);
-        Py_RETURN_NONE;
+    struct kept_error k = {0};
+    /* call_soon passes an argument, a watcher none, a future itself */
+    PyObject *what = PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL;
+    if (what == Py_None) {
+        hang_up(self, &k);
+    } else {
+        if (what == Py_True) {
+            self->scheduled = false;
+        } else if (what != NULL) {
+            resolved(self);
+        }
+        run(self, what == NULL, &k);
     }
-    if (flush && PyTuple_GET_ITEM(args, 0) == Py_True) {
-        self->scheduled = false;
-    } else if (flush) {
-        resolved(self);
-    }
-    run(self, !flush);
-    bool raised = tls_raise(&self->tls);
     Py_DECREF(self);
-    return raised ? NULL : Py_NewRef(Py_None);
+    return error_set(&k) ? NULL : Py_NewRef(Py_None);
 }
 
 static void wake_request(struct redis_request *r) {
@@ -193,28 +195,34 @@ static void wake_request(struct redis_request *r) {
     t->wait.waiter.wake(&t->wait.waiter);
 }
 
-/* The loop calls before this turn of it is over. -1: an exception. */
-static int schedule(LoopLinkObject *self) {
-    if (self->scheduled) {
-        return 0;
+/* The loop calls before this turn of it is over. False: it is closed, or refuses, which is kept. */
+static bool schedule(LoopLinkObject *self, struct kept_error *k) {
+    PyObject *loop = weak_target(self->loop), *args[] = {(PyObject *)self, Py_True};
+    if (self->scheduled || loop == NULL) {
+        Py_XDECREF(loop);
+        return self->scheduled;
     }
-    PyObject *loop = weak_target(self->loop);
-    PyObject *handle = loop == NULL ? NULL : PyObject_CallMethod(loop, "call_soon", "OO", (PyObject *)self, Py_True);
-    Py_XDECREF(loop);
-    if (handle == NULL) {
-        return -1;
+    enum loop_answer done = loop_call(k, loop, "call_soon", args, 2, NULL, NULL);
+    if (done == LOOP_FAILED) {
+        error_keep(k);
     }
-    Py_DECREF(handle);
-    self->scheduled = true;
-    return 0;
+    self->scheduled = done == LOOP_DONE;
+    Py_DECREF(loop);
+    return self->scheduled;
 }
 
 int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObject *t) {
-    r->wake = wake_request;
-    r->waker = t;
-    if (schedule(self) < 0) {
+    struct kept_error k = {0};
+    bool scheduled = schedule(self, &k);
+    if (error_set(&k)) {
         return -1;
     }
+    if (!scheduled) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    r->wake = wake_request;
+    r->waker = t;
     self->closing = false;
     link_submit(&self->link, r);
     return 0;
@@ -223,17 +231,19 @@ int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObje
 void loop_link_abandon(LoopLinkObject *self, struct redis_request *r, struct redis_request *undo) {
     if (link_abandon(&self->link, r, undo)) {
         PyObject *type, *error, *traceback;
+        struct kept_error k = {0};
         PyErr_Fetch(&type, &error, &traceback);
-        if (schedule(self) < 0) {
-            PyErr_Clear(); /* the loop is closed */
-        }
+        schedule(self, &k); /* what a closed loop owes is not sent */
+        error_defer(&k, NULL);
         PyErr_Restore(type, error, traceback);
     }
 }
 
 void loop_link_tell(LoopLinkObject *self, struct redis_request *r) {
+    struct kept_error k = {0};
     link_tell(&self->link, r);
-    loop_link_step(self, false);
+    loop_link_step(self, false, &k);
+    error_defer(&k, NULL);
 }
 
 /* ---- forks ---- */
@@ -258,22 +268,17 @@ static void fork_child(struct fork_owner *o) {
 
 /* ---- life ---- */
 
-LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
+static LoopLinkObject *loop_link_new(LinkObject *of, PyObject *loop) {
     struct module_state *m = of->module;
-    if (weak_dict_once(&of->loops) < 0) {
-        return NULL;
-    }
-    LoopLinkObject *self = (LoopLinkObject *)PyObject_GetItem(of->loops, loop);
-    if (self != NULL || !PyErr_ExceptionMatches(PyExc_KeyError)) {
-        return self;
-    }
-    PyErr_Clear();
-    self = PyObject_GC_New(LoopLinkObject, m->loop_link);
+    WakerObject *waker = waker_of(m, loop);
+    LoopLinkObject *self = waker == NULL ? NULL : PyObject_GC_New(LoopLinkObject, m->loop_link);
     if (self == NULL) {
+        Py_XDECREF(waker);
         return NULL;
     }
     memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
     self->module = m;
+    self->waker = waker;
     self->fd = -1;
     link_copy_address(&self->address, self->texts, &of->address);
     bool made = of->tls.context == NULL || tls_init(&self->tls, of->tls.context, of->tls.host) == 0;
@@ -283,10 +288,23 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
     self->link.connection.defers_names = true;
     self->loop = made ? PyWeakref_NewRef(loop, NULL) : NULL;
     PyObject_GC_Track(self);
-    if (self->loop == NULL || PyObject_SetItem(of->loops, loop, (PyObject *)self) < 0) {
+    if (self->loop == NULL) {
         Py_CLEAR(self);
     }
     return self;
+}
+
+LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop) {
+    if (weak_dict_once(&of->loops) < 0) {
+        return NULL;
+    }
+    PyObject *self = PyObject_CallMethodOneArg(of->loops, of->module->str_get, loop);
+    if (self == Py_None) {
+        PyObject *made = (PyObject *)loop_link_new(of, loop);
+        Py_SETREF(self, made == NULL ? NULL : PyObject_CallMethod(of->loops, "setdefault", "OO", loop, made));
+        Py_XDECREF(made);
+    }
+    return (LoopLinkObject *)self;
 }
 
 static int loop_link_traverse(LoopLinkObject *self, visitproc visit, void *arg) {
@@ -299,12 +317,14 @@ static void loop_link_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     fork_forget(&self->fork);
-    if (self->found != NULL) {
-        freeaddrinfo(self->found);
+    struct addrinfo *found = atomic_exchange(&self->found, NULL);
+    if (found != NULL) {
+        freeaddrinfo(found);
     }
     link_destroy(&self->link);
     tls_clear(&self->tls);
     Py_XDECREF(self->loop);
+    Py_XDECREF(self->waker);
     link_free_texts(self->texts);
     PyObject_GC_Del(object);
     Py_DECREF(type);

@@ -12,6 +12,7 @@ typedef struct loop_link_object {
     struct redis_address address;
     char *texts[5]; /* its own copies */
     PyObject *loop; /* a weak reference */
+    WakerObject *waker;
     struct link link;
     struct fork_owner fork;
     struct tls tls;
@@ -20,7 +21,7 @@ typedef struct loop_link_object {
     unsigned socket; /* which of the connection's sockets it is */
     bool resolving;  /* a thread looks up the server's name; what it finds: */
     int problem;
-    struct addrinfo *found;
+    _Atomic(struct addrinfo *) found;
     bool closing;   /* hangs up when it owes nothing any more */
     bool scheduled; /* the loop will call in this turn */
 } LoopLinkObject;
@@ -37,8 +38,22 @@ void loop_link_abandon(LoopLinkObject *l, struct redis_request *r, struct redis_
 /* A request whose answer nobody wants. */
 void loop_link_tell(LoopLinkObject *l, struct redis_request *r);
 
-/* Looks at the connection now: for a deadline that has passed. For the loop's waker, while it runs. */
-void loop_link_step(LoopLinkObject *l, bool readable);
+/* Looks at the connection now: for a deadline that has passed. For the loop's waker, while it runs. What Python code raises meanwhile is
+ * kept. */
+void loop_link_step(LoopLinkObject *l, bool readable, struct kept_error *k);
+
+/* The caller of `r` has gone; takes `undo` (or NULL) over too. Keeps a pending exception. */
+void loop_link_abandon(LoopLinkObject *l, struct redis_request *r, struct redis_request *undo);
+
+/* A request whose answer nobody wants. */
+void loop_link_tell(LoopLinkObject *l, struct redis_request *r);
+
+/* Looks at the connection now: for a deadline that has passed. For the loop's waker, while it runs. What Python code raises meanwhile is
+ * kept. */
+void loop_link_step(LoopLinkObject *l, bool readable, struct kept_error *k);
+
+/* The server's replies make no sense, or are out of step with the requests: the connection ends, and the next request makes another. */
+void loop_link_distrust(LoopLinkObject *l, struct kept_error *k);
 
 /* Each loop hangs up in its next turn. `loops`: the WeakKeyDictionary of a Link. */
 void loop_links_close(PyObject *loops);

@@ -123,6 +123,7 @@ static int module_exec(PyObject *module) {
     clock_start();
     fork_start();
     bucket_start();
+    wait_start(m);
     if ((m->setup_error = find_error("SetUpError")) == NULL || (m->data_error = find_error("DataError")) == NULL ||
         (m->store_error = find_error("StoreUnavailableError")) == NULL ||
         (m->limited_error = find_error("LimitedError")) == NULL ||
@@ -136,6 +137,7 @@ static int module_exec(PyObject *module) {
         (m->str_update = PyUnicode_InternFromString("_update")) == NULL ||
         (m->str_try_update = PyUnicode_InternFromString("_try_update")) == NULL ||
         (m->str_clock = PyUnicode_InternFromString("clock")) == NULL ||
+        (m->str_get = PyUnicode_InternFromString("get")) == NULL ||
         (m->str_offset_ns = PyUnicode_InternFromString("_offset_ns")) == NULL ||
         (m->str_call_soon = PyUnicode_InternFromString("call_soon")) == NULL ||
         (m->str_thread_life = PyUnicode_InternFromString("headway.thread")) == NULL ||
@@ -219,6 +221,7 @@ static int module_exec(PyObject *module) {
     do_it(m->str_update);                                                                                              \
     do_it(m->str_try_update);                                                                                          \
     do_it(m->str_clock);                                                                                               \
+    do_it(m->str_get);                                                                                                 \
     do_it(m->str_offset_ns);                                                                                           \
     do_it(m->str_thread_life);                                                                                         \
     do_it(m->context_name);                                                                                            \
@@ -263,6 +266,7 @@ static int module_clear(PyObject *module) {
 
 static void module_free(void *module) {
     module_clear(module);
+    wait_stop(PyModule_GetState(module));
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -20,6 +20,11 @@
 
 #define FREE_RESULTS 32
 
+#ifndef Py_BEGIN_CRITICAL_SECTION /* before Python 3.13 */
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
 /* With a GIL, all calls on a store are made under it, and a store never leaves its interpreter. */
 #ifdef Py_GIL_DISABLED
 #define GIL_IS_HELD false
@@ -41,13 +46,16 @@ struct module_state {
     PyObject *default_store; /* shared by all Throttled without one of their own */
     PyObject *default_prefix;
     PyObject *str_key, *str_cost, *str_timeout, *str_value, *str_limited_error, *str_thread_life, *str_call_soon,
-        *str_thread_id, *str_update, *str_try_update, *str_clock, *str_offset_ns;
+        *str_thread_id, *str_update, *str_try_update, *str_clock, *str_offset_ns, *str_get;
     PyObject *nothing; /* an awaitable of None, for those who have nothing to do */
     /* Of asyncio, imported when a loop may be running; NULL before. */
     PyObject *get_running_loop, *current_task, *cancelled_error;
     PyObject *wakers;                         /* WeakKeyDictionary: loop -> Waker */
     PyObject *context_name;                   /* the keyword of call_soon, as a tuple */
-    _Atomic(struct task_wait_object *) woken; /* tasks to be told, see wait.h */
+    struct lock woken_lock;                   /* held while the list that follows is handed out; see wait_flush_now */
+    _Atomic(struct task_wait_object *) woken; /* tasks that were woken, see wait.h */
+    _Atomic uint64_t turns;                   /* how many tasks in line were served */
+    struct fork_owner woken_fork;
 #ifndef Py_GIL_DISABLED
     struct result_object *free_results;
     int free_result_count;

@@ -84,6 +84,11 @@ int redis_store_follow_policy(RedisStoreObject *s, PlanObject *plan, const struc
         .denied_cost = allow ? 0 : cost,
         .wait_ns = allow ? -1 : NS_PER_S,
     };
+    if (!allow) { /* nothing remains where all is denied, and a peek says so too */
+        const struct quota *q = &plan->plan->rules[0].quota;
+        int64_t all = algorithm_is_bucket(plan->plan->algorithm) ? q->burst : q->limit;
+        algorithm_step(plan->plan->algorithm, &out->state, q, all, out->now);
+    }
     return 0;
 }
 

@@ -1,16 +1,21 @@
-/* TaskWait: a place in line on which a task sleeps; see task.h.
+/* TaskWait: a position in a line on which a task sleeps; see task.h.
  *
  * To asyncio it is a future: the task yields it, asyncio leaves a callback, and the callback is called when the wait is decided or
  * cancelled. To others (trio) it is an object to poll: `callback` is called whenever a look may be worth while. */
 #include "task.h"
 
+#include "clock.h"
+
 static TaskWaitObject *of_waiter(struct waiter *w) {
     return (TaskWaitObject *)((char *)w - offsetof(TaskWaitObject, wait));
 }
 
-/* Called by the core, under its lock: only puts the task on the list. */
+/* Called by the core, under its lock: only puts the task on the list. In one line this comes in the order of service. */
 static void wake_task(struct waiter *waiter) {
     TaskWaitObject *t = of_waiter(waiter);
+    if (waiter->served && atomic_load_explicit(&t->turn, memory_order_relaxed) == 0) {
+        atomic_store(&t->turn, atomic_fetch_add(&t->module->turns, 1) + 1);
+    }
     if (atomic_exchange(&t->queued, true)) {
         return;
     }
@@ -21,13 +26,31 @@ static void wake_task(struct waiter *waiter) {
     } while (!atomic_compare_exchange_weak(&t->module->woken, &first, t));
 }
 
-void wait_flush_now(struct module_state *m) {
-    PyObject *error_type, *error, *traceback;
-    TaskWaitObject *newest = atomic_exchange(&m->woken, NULL), *list = NULL;
-    if (newest == NULL) {
-        return;
+/* Of those that are not of asyncio: there is news. */
+static void tell(TaskWaitObject *t) {
+    PyObject *callback = NULL;
+    Py_BEGIN_CRITICAL_SECTION(t);
+    if (t->state == TASK_WAITING && t->waker == NULL) {
+        callback = Py_XNewRef(t->callback);
     }
-    PyErr_Fetch(&error_type, &error, &traceback);
+    Py_END_CRITICAL_SECTION();
+    if (callback != NULL) {
+        struct kept_error k = {0};
+        if (loop_call(&k, callback, NULL, NULL, 0, NULL, NULL) == LOOP_FAILED) {
+            error_keep(&k);
+        }
+        error_defer(&k, callback);
+        Py_DECREF(callback);
+    }
+}
+
+/* Hands those that were woken to their wakers: all at once, so that another thread that does the same comes before or after, and those of
+ * one line stay in order. What may run Python code comes after that. */
+void wait_flush_now(struct module_state *m) {
+    TaskWaitObject *list = NULL, *others = NULL, **others_end = &others;
+    WakerObject *called = NULL, *w;
+    lock_acquire(&m->woken_lock);
+    TaskWaitObject *newest = atomic_exchange(&m->woken, NULL);
     while (newest != NULL) { /* turned round: the first woken first */
         TaskWaitObject *next = newest->next_woken;
         newest->next_woken = list;
@@ -37,24 +60,64 @@ void wait_flush_now(struct module_state *m) {
     while (list != NULL) {
         TaskWaitObject *t = list;
         list = t->next_woken;
-        if (t->state == TASK_WAITING && t->waker != NULL) {
-            waker_enqueue(t->waker, t);
-            continue;
-        }
-        atomic_store(&t->queued, false);
-        if (t->state == TASK_WAITING && t->callback != NULL) {
-            PyObject *done = PyObject_CallNoArgs(t->callback);
-            if (done == NULL) {
-                PyErr_WriteUnraisable(t->callback);
+        if (t->waker != NULL && waker_enqueue(t->waker, t, &w)) {
+            if (w != NULL) {
+                w->next_called = called;
+                called = w;
             }
-            Py_XDECREF(done);
+        } else {
+            t->next_woken = NULL;
+            *others_end = t;
+            others_end = &t->next_woken;
         }
+    }
+    lock_release(&m->woken_lock);
+    if (others == NULL && called == NULL) {
+        return;
+    }
+    PyObject *error_type, *error, *traceback;
+    PyErr_Fetch(&error_type, &error, &traceback);
+    while ((w = called) != NULL) {
+        struct kept_error k = {0};
+        called = w->next_called;
+        waker_call(w, &k);
+        error_defer(&k, NULL);
+        Py_DECREF(w);
+    }
+    while (others != NULL) {
+        TaskWaitObject *t = others;
+        others = t->next_woken;
+        atomic_store(&t->queued, false);
+        tell(t);
         Py_DECREF(t);
     }
     PyErr_Restore(error_type, error, traceback);
 }
 
-TaskWaitObject *task_wait_new(struct module_state *m, PyObject *owner, PyObject *plan, PyObject *key, PyObject *loop) {
+static void fork_nothing(struct fork_owner *o) {
+    (void)o;
+}
+static void fork_child(struct fork_owner *o) {
+    struct module_state *m = (struct module_state *)((char *)o - offsetof(struct module_state, woken_fork));
+    lock_init(&m->woken_lock);
+}
+
+void wait_start(struct module_state *m) {
+    lock_init(&m->woken_lock);
+    m->woken_fork = (struct fork_owner){.take = fork_nothing, .give = fork_nothing, .child = fork_child};
+    fork_register(&m->woken_fork);
+}
+
+void wait_stop(struct module_state *m) {
+    if (m->woken_fork.child != NULL) {
+        fork_forget(&m->woken_fork);
+        m->woken_fork.child = NULL;
+    }
+}
+
+/* ---- life of a wait ---- */
+
+TaskWaitObject *task_wait_new(struct module_state *m, PyObject *place, PyObject *plan, PyObject *key, PyObject *loop) {
     WakerObject *waker = loop == NULL ? NULL : waker_of(m, loop);
     TaskWaitObject *t = loop != NULL && waker == NULL ? NULL : PyObject_GC_New(TaskWaitObject, m->task_wait);
     if (t == NULL) {
@@ -65,22 +128,19 @@ TaskWaitObject *task_wait_new(struct module_state *m, PyObject *owner, PyObject 
     }
     memset((char *)t + sizeof(PyObject), 0, sizeof *t - sizeof(PyObject));
     t->module = m;
-    t->owner = Py_NewRef(owner);
+    t->place = Py_XNewRef(place);
     t->plan = plan;
     t->key = key;
     t->loop = Py_XNewRef(loop);
     t->waker = waker;
     t->heap_index = -1;
-    waiter_init(&t->wait.waiter, wake_task, waker != NULL ? (const void *)waker : (const void *)m);
+    wait_init(&t->wait, wake_task, waker != NULL ? (const void *)waker : (const void *)m);
     PyObject_GC_Track(t);
     return t;
 }
 
 int task_wait_sleep(TaskWaitObject *t, int64_t until) {
-    if (t->waker == NULL) {
-        return 0;
-    }
-    if (waker_keep(t->waker, t, wait_clock(&t->wait) == NULL ? until : INT64_MAX) < 0) {
+    if (t->waker != NULL && waker_keep(t->waker, t, wait_is_virtual(&t->wait) ? INT64_MAX : until) < 0) {
         task_wait_give_up(t);
         return -1;
     }
@@ -89,77 +149,100 @@ int task_wait_sleep(TaskWaitObject *t, int64_t until) {
 
 void task_wait_give_up(TaskWaitObject *t) {
     Py_INCREF(t); /* the waker's may be the last reference */
+    if (t->state == TASK_WAITING) {
+        t->state = TASK_CANCELLED;
+    }
     if (t->waker != NULL) {
         waker_forget(t->waker, t);
     }
-    if (t->begun && !t->taken) {
-        t->taken = true;
+    if (t->wait.stage == WAIT_BEGUN) {
         wait_cancel(&t->wait);
         wait_flush(t->module);
     }
     Py_DECREF(t);
 }
 
-/* Hands the callback to the loop. -1: the loop takes no more. */
-static int call_back(TaskWaitObject *t) {
-    if (t->callback == NULL || t->loop == NULL) {
+void task_wait_abort(TaskWaitObject *t) {
+    struct kept_error k = {0};
+    bool sleeps = t->state == TASK_WAITING && t->loop != NULL && t->callback != NULL;
+    task_wait_give_up(t);
+    if (sleeps && task_wait_complete(t, &k) < 0) {
+        t->scheduled = false;
+    }
+    error_defer(&k, NULL);
+}
+
+/* The loop calls the TaskWait itself, which calls back once, however often a call had to be tried again. */
+int task_wait_complete(TaskWaitObject *t, struct kept_error *k) {
+    if (t->callback == NULL || t->loop == NULL || t->scheduled) {
         return 0;
     }
-    PyObject *callback = t->callback, *context = t->context;
-    t->callback = t->context = NULL;
-    PyObject *arguments[] = {NULL, t->loop, callback, (PyObject *)t, context};
-    PyObject *handle =
-        PyObject_VectorcallMethod(t->module->str_call_soon, arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                  context != NULL ? t->module->context_name : NULL);
-    Py_DECREF(callback);
-    Py_XDECREF(context);
-    if (handle == NULL) {
-        PyErr_Clear();
-        return -1;
-    }
-    Py_DECREF(handle);
-    return 0;
-}
-
-/* Of those who were woken since the list was last emptied. */
-static bool is_first_woken(const TaskWaitObject *t) {
-#ifdef Py_GIL_DISABLED
-    (void)t;
-    return false; /* another thread may be emptying the list: it comes a little later */
-#else
-    const TaskWaitObject *w = atomic_load(&t->module->woken);
-    while (w != NULL && w->next_woken != NULL) {
-        w = w->next_woken;
-    }
-    return w == t;
-#endif
-}
-
-void task_wait_look(TaskWaitObject *t) {
-    int64_t until;
-    if (t->state != TASK_WAITING) {
-        return;
-    }
-    if (!wait_check(t->module, &t->wait, &until)) {
-        if (waker_keep(t->waker, t, wait_clock(&t->wait) == NULL ? until : INT64_MAX) < 0) {
-            PyErr_Clear();
-        }
-        return;
-    }
-    if (atomic_load(&t->queued) && !is_first_woken(t)) { /* others of its line come first, and it comes after them */
-        if (waker_keep(t->waker, t, INT64_MAX) < 0) {
-            PyErr_Clear();
-        }
-        return;
-    }
-    t->state = TASK_DECIDED;
-    waker_forget(t->waker, t);
-    if (call_back(t) < 0) {
+    PyObject *args[] = {(PyObject *)t, t->context};
+    t->scheduled = true;
+    enum loop_answer done =
+        loop_call(k, t->loop, "call_soon", args, 1, t->context != NULL ? t->module->context_name : NULL, NULL);
+    if (done == LOOP_CLOSED) {
         task_wait_give_up(t);
     }
+    if (done == LOOP_FAILED) {
+        error_keep(k);
+        t->scheduled = false;
+    }
+    return done == LOOP_FAILED ? -1 : 0;
+}
+
+static PyObject *task_wait_called(PyObject *object, PyObject *args, PyObject *kwargs) {
+    (void)args;
+    (void)kwargs;
+    TaskWaitObject *t = (TaskWaitObject *)object;
+    PyObject *callback = t->callback;
+    if (callback == NULL) {
+        Py_RETURN_NONE;
+    }
+    t->callback = NULL;
+    t->scheduled = false;
+    Py_CLEAR(t->context);
+    PyObject *answer = PyObject_CallOneArg(callback, object);
+    Py_DECREF(callback);
+    return answer;
+}
+
+bool task_wait_look(TaskWaitObject *t, struct kept_error *k) {
+    int64_t until;
+    if (t->state == TASK_WAITING) {
+        if (!wait_check(&t->wait, t->module, k, &until)) {
+            if (waker_keep(t->waker, t, wait_is_virtual(&t->wait) ? INT64_MAX : until) < 0) {
+                error_keep(k);
+            }
+            return false;
+        }
+        t->state = TASK_DECIDED;
+    }
+    waker_forget(t->waker, t);
+    return true;
+}
+
+int task_wait_result(TaskWaitObject *t) {
+    if (t->state == TASK_DECIDED) {
+        return 0;
+    }
+    if (t->state == TASK_WAITING) {
+        PyErr_SetString(PyExc_RuntimeError, "the wait is not over");
+    } else if (t->message != NULL) {
+        PyErr_SetObject(t->module->cancelled_error, t->message);
+    } else {
+        PyErr_SetNone(t->module->cancelled_error);
+    }
+    return -1;
 }
 
 /* ---- as a future ---- */
+
+static PyObject *complete_now(TaskWaitObject *t, PyObject *answer) {
+    struct kept_error k = {0};
+    task_wait_complete(t, &k);
+    return error_set(&k) ? NULL : Py_NewRef(answer);
+}
 
 static PyObject *future_add_done_callback(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"fn", "context", NULL};
@@ -168,16 +251,13 @@ static PyObject *future_add_done_callback(PyObject *object, PyObject *args, PyOb
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$O:add_done_callback", names, &callback, &context)) {
         return NULL;
     }
-    if (t->callback != NULL) {
+    if (t->callback != NULL && !t->scheduled) {
         PyErr_SetString(PyExc_RuntimeError, "one task at a time can wait here");
         return NULL;
     }
-    t->callback = Py_NewRef(callback);
-    t->context = context == NULL || context == Py_None ? NULL : Py_NewRef(context);
-    if (t->state != TASK_WAITING) {
-        call_back(t);
-    }
-    Py_RETURN_NONE;
+    Py_XSETREF(t->callback, Py_NewRef(callback));
+    Py_XSETREF(t->context, context == NULL || context == Py_None ? NULL : Py_NewRef(context));
+    return t->state == TASK_WAITING ? Py_NewRef(Py_None) : complete_now(t, Py_None);
 }
 
 static PyObject *future_remove_done_callback(PyObject *object, PyObject *callback) {
@@ -200,30 +280,19 @@ static PyObject *future_cancel(PyObject *object, PyObject *args, PyObject *kwarg
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:cancel", names, &message)) {
         return NULL;
     }
-    if (t->state != TASK_WAITING) {
+    if (t->state != TASK_WAITING && (t->callback == NULL || t->scheduled)) {
         Py_RETURN_FALSE;
     }
     t->state = TASK_CANCELLED;
     Py_XSETREF(t->message, message == Py_None ? NULL : Py_NewRef(message));
     task_wait_give_up(t);
-    call_back(t);
-    Py_RETURN_TRUE;
+    return complete_now(t, Py_True);
 }
 
 static PyObject *future_result(PyObject *object, PyObject *unused) {
     (void)unused;
     TaskWaitObject *t = (TaskWaitObject *)object;
-    if (t->state == TASK_DECIDED) {
-        Py_RETURN_NONE;
-    }
-    if (t->state == TASK_WAITING) {
-        PyErr_SetString(PyExc_RuntimeError, "the wait is not over");
-    } else if (t->message != NULL) {
-        PyErr_SetObject(t->module->cancelled_error, t->message);
-    } else {
-        PyErr_SetNone(t->module->cancelled_error);
-    }
-    return NULL;
+    return task_wait_result(t) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *future_done(PyObject *object, PyObject *unused) {
@@ -247,14 +316,20 @@ static PyObject *future_get_loop(PyObject *object, PyObject *unused) {
 static PyObject *polled_check(PyObject *object, PyObject *unused) {
     (void)unused;
     TaskWaitObject *t = (TaskWaitObject *)object;
-    int64_t until;
-    bool decided = t->state != TASK_WAITING || wait_check(t->module, &t->wait, &until);
+    struct kept_error k = {0};
+    int64_t until = INT64_MAX;
+    bool over = t->state != TASK_WAITING || wait_check(&t->wait, t->module, &k, &until);
     wait_flush(t->module);
-    if (decided) {
+    if (over && t->state == TASK_WAITING) {
         t->state = TASK_DECIDED;
+    }
+    if (error_set(&k)) {
+        return NULL;
+    }
+    if (over) {
         Py_RETURN_NONE;
     }
-    if (until == INT64_MAX || wait_clock(&t->wait) != NULL) {
+    if (until == INT64_MAX || wait_is_virtual(&t->wait)) {
         return PyFloat_FromDouble((double)INFINITY);
     }
     int64_t rest = until - clock_now();
@@ -263,15 +338,20 @@ static PyObject *polled_check(PyObject *object, PyObject *unused) {
 
 static PyObject *polled_on_wake(PyObject *object, PyObject *callback) {
     TaskWaitObject *t = (TaskWaitObject *)object;
-    Py_XSETREF(t->callback, callback == Py_None ? NULL : Py_NewRef(callback));
+    PyObject *old;
+    Py_BEGIN_CRITICAL_SECTION(t);
+    old = t->callback;
+    t->callback = callback == Py_None ? NULL : Py_NewRef(callback);
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
     Py_RETURN_NONE;
 }
 
-/* ---- life ---- */
+/* ---- the object's life ---- */
 
 static int task_wait_traverse(TaskWaitObject *t, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(t));
-    Py_VISIT(t->owner);
+    Py_VISIT(t->place);
     Py_VISIT(t->key);
     Py_VISIT(t->loop);
     Py_VISIT(t->callback);
@@ -306,7 +386,7 @@ static void task_wait_dealloc(PyObject *object) {
     Py_XDECREF(t->waker);
     Py_XDECREF(t->plan);
     Py_XDECREF(t->key);
-    Py_XDECREF(t->owner);
+    Py_XDECREF(t->place);
     PyObject_GC_Del(object);
     Py_DECREF(type);
 }
@@ -334,6 +414,7 @@ static PyType_Slot task_wait_slots[] = {
     {Py_tp_traverse, task_wait_traverse},
     {Py_tp_clear, task_wait_clear},
     {Py_tp_finalize, task_wait_finalize},
+    {Py_tp_call, task_wait_called},
     {Py_tp_members, task_wait_members},
     {Py_tp_methods, task_wait_methods},
     {0, NULL},

@@ -6,9 +6,27 @@
 #ifndef HEADWAY_WAIT_H
 #define HEADWAY_WAIT_H
 
+#include "kept_error.h"
 #include "module.h"
 
-enum wait_kind { WAIT_STORE, WAIT_SEMAPHORE, WAIT_REPLY, WAIT_INSTANT };
+struct wait;
+
+/* What the kinds of waiting differ in. */
+struct wait_ops {
+    /* True: decided; else look again at *until at the latest. Runs Python code; what that raises is kept. */
+    bool (*check)(struct wait *w, struct module_state *m, struct kept_error *k, int64_t *until);
+    /* Leaves the line; what was just handed over is given back. */
+    void (*cancel)(struct wait *w);
+    /* NULL: real time. */
+    struct virtual_clock *(*clock)(const struct wait *w);
+};
+
+enum wait_stage {
+    WAIT_IDLE,     /* has not begun */
+    WAIT_BEGUN,    /* in line; or decided, and what was decided is not handed over yet */
+    WAIT_TAKEN,    /* what was decided has been handed over */
+    WAIT_GIVEN_UP, /* left */
+};
 
 struct wait {
     union {
@@ -17,7 +35,7 @@ struct wait {
         struct semaphore_waiter semaphore;
         struct { /* a reply of a server */
             struct waiter waiter;
-            struct redis_request *request;
+            struct redis_request *request; /* owned; NULL: taken, or given up */
             struct loop_link_object *link; /* owned */
             struct remote *remote;         /* whose request it is, until the reply was read; borrowed */
         } reply;
@@ -27,11 +45,14 @@ struct wait {
         } instant;
     };
     struct table_key key; /* the store's, borrowed */
-    enum wait_kind kind;
+    const struct wait_ops *ops;
+    enum wait_stage stage;
     bool refused; /* by the semaphore */
 };
 
-/* 1: decided, 0: in line, sleep until *until at most. -1: an exception. `w->waiter.wake` is set by the caller before. */
+void wait_init(struct wait *w, void (*wake)(struct waiter *self), const void *keeper);
+
+/* 1: decided, 0: in line, sleep until *until at most. -1: an exception, and nothing has begun. After wait_init. */
 int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
                      int64_t timeout_ns, int64_t *until);
 /* A reference to `holder` is taken when the permit is. */
@@ -43,14 +64,22 @@ int wait_begin_reply(struct task_wait_object *t, struct loop_link_object *link, 
                      struct remote *remote, int64_t *until);
 void wait_begin_instant(struct wait *w, int64_t instant_ns, int64_t *until);
 
-/* After waking up: true when decided. Runs Python code when a lease's holder must be looked at. */
-bool wait_check(struct module_state *m, struct wait *w, int64_t *until);
+/* After waking up: whether nothing is waited for any more; see `check`. */
+bool wait_check(struct wait *w, struct module_state *m, struct kept_error *k, int64_t *until);
 
-/* Leaves the line; what was just handed over is given back. */
+/* What was decided is the caller's. */
+static inline void wait_take(struct wait *w) {
+    w->stage = WAIT_TAKEN;
+}
+/* The request, whose reply has come or will not come, and the link (a reference) to which it belongs; NULL: it was given up. */
+struct redis_request *wait_take_reply(struct wait *w, struct loop_link_object **link);
+
+/* Leaves the line, if it is in one; what was just handed over is given back. */
 void wait_cancel(struct wait *w);
 
-/* NULL: real time. */
-struct virtual_clock *wait_clock(const struct wait *w);
+static inline bool wait_is_virtual(const struct wait *w) {
+    return w->stage == WAIT_BEGUN && w->ops->clock(w) != NULL;
+}
 
 /* ---- threads ---- */
 
@@ -68,7 +97,12 @@ int thread_wait_finish(struct module_state *m, struct thread_wait *w, int64_t un
 
 /* ---- tasks ---- */
 
-/* Wakes the tasks whose turn has come. Call it after any call into the core, without locks; keeps a pending exception. */
+/* The module's list of woken tasks. */
+void wait_start(struct module_state *m);
+void wait_stop(struct module_state *m);
+
+/* Wakes the tasks that were served. Call it after any call into the core, without locks; keeps an exception that is set, and defers (see
+ * kept_error.h) what the Python code raises that it may have to run. */
 void wait_flush_now(struct module_state *m);
 static inline void wait_flush(struct module_state *m) {
     if (atomic_load_explicit(&m->woken, memory_order_relaxed) != NULL) {

@@ -1,24 +1,19 @@
-/* Waker: one per event loop of asyncio; see task.h.
- *
- * The loop knows the waker as one callable, the alarm, and calls it when the earliest waiter is due or when somebody was woken.
- * While anybody waits the loop always holds the alarm, in a timer or by a descriptor that it watches, and nobody else does: so the alarm
- * dies when the loop is closed, and those who waited leave their lines then and there.
- *
- * The heap owns those who wait, as a loop's timers own who sleeps: a task that nobody else remembers must not be collected in the midst of
- * its wait. To the collector these references are the alarm's, so that a loop that is dropped unclosed takes its waiters along. */
+/* Waker: see waker.h. */
+#include "waker.h"
+
 #include "clock.h"
 #include "task.h"
 
-/* So many are seen to in one go of the loop, a millisecond or two; then others have a turn. */
+/* So many are completed in one go of the loop, a millisecond or two; then others have a turn. */
 #define BATCH 256
-#define FAR_S 3600.0
+#define RETRY_NS NS_PER_MS
 
 typedef struct {
     PyObject_HEAD
     WakerObject *waker;
 } AlarmObject;
 
-/* ---- the heap ---- */
+/* ---- the heap; with the lock ---- */
 
 static void heap_put(WakerObject *w, Py_ssize_t i, TaskWaitObject *t) {
     w->heap[i] = t;
@@ -68,85 +63,75 @@ static void heap_remove(WakerObject *w, TaskWaitObject *t) {
     }
 }
 
+static bool heap_add(WakerObject *w, TaskWaitObject *t) {
+    if (w->count == w->room) {
+        Py_ssize_t room = w->room == 0 ? 16 : w->room * 2;
+        TaskWaitObject **heap = PyMem_RawRealloc(w->heap, (size_t)room * sizeof *heap);
+        if (heap == NULL) {
+            return false;
+        }
+        w->heap = heap;
+        w->room = room;
+    }
+    heap_up(w, w->count++, (TaskWaitObject *)Py_NewRef(t));
+    return true;
+}
+
 /* ---- the alarm ---- */
 
-static PyObject *alarm_of(WakerObject *w) {
-    if (w->alarm != NULL) {
-        return Py_NewRef(w->alarm);
-    }
+static PyObject *alarm_new(WakerObject *w) {
     AlarmObject *alarm = PyObject_GC_New(AlarmObject, w->module->alarm);
     if (alarm != NULL) {
         alarm->waker = (WakerObject *)Py_NewRef(w);
         PyObject_GC_Track(alarm);
-        w->alarm = (PyObject *)alarm;
     }
     return (PyObject *)alarm;
 }
 
-static void disarm(WakerObject *w) {
-    if (w->timer >= 0) {
-        timer_set(w, NULL, NULL, INT64_MAX);
+/* Sees to it that the loop calls in time, with the lock. False: open_timer must do it. */
+static bool arm_locked(WakerObject *w, int64_t now, int64_t *instant) {
+    *instant = w->ready != NULL ? 0 : w->count > 0 ? w->heap[0]->instant : INT64_MAX;
+    /* A timer that goes off too early, or for nobody, does no harm: it is not set back. */
+    if (w->count == 0 || (w->alarm != NULL && (w->signalled || (w->alarm_at <= *instant && *instant > now)))) {
+        return true;
     }
-    if (w->handle != NULL) {
-        PyObject *handle = weak_target(w->handle);
-        Py_CLEAR(w->handle);
-        if (handle != NULL) {
-            PyObject *done = PyObject_CallMethod(handle, "cancel", NULL);
-            if (done == NULL) {
-                PyErr_Clear();
-            }
-            Py_XDECREF(done);
-        }
-        Py_XDECREF(handle);
-    }
-    w->armed = INT64_MAX;
+    return w->alarm != NULL && (*instant <= now ? timer_signal(w) : timer_set(w, *instant));
 }
 
-/* Sees to it that the loop calls at the instant of the earliest. -1: the loop takes no more calls. */
-static int arm(WakerObject *w) {
-    lock_acquire(&w->lock);
-    Py_ssize_t count = w->count;
-    int64_t earliest = count > 0 ? w->heap[0]->instant : INT64_MAX;
-    lock_release(&w->lock);
-    if (w->running || (count > 0 && w->armed <= earliest && w->alarm != NULL)) {
-        return 0;
+static int open_timer(WakerObject *w, int64_t instant, struct kept_error *k) {
+    PyObject *loop = weak_target(w->loop), *alarm = NULL;
+    int answer = -1;
+    if (loop == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    } else {
+        alarm = alarm_new(w);
+        answer = alarm == NULL ? -1 : timer_open(w, loop, alarm, instant, k);
     }
-    if (count == 0) {
-        disarm(w);
-        return 0;
-    }
-    PyObject *alarm = alarm_of(w); /* held while it changes hands, lest it look as if the loop had dropped it */
-    PyObject *loop = weak_target(w->loop);
-    int answer = alarm == NULL || loop == NULL ? -1 : 0;
-    if (answer == 0 && timer_set(w, loop, alarm, earliest)) {
-        w->armed = earliest;
-    } else if (answer == 0) {
-        disarm(w);
-        double delay = earliest == INT64_MAX ? FAR_S : (double)(earliest - clock_now()) / 1e9;
-        delay = delay < 0 ? 0 : delay > FAR_S ? FAR_S : delay;
-        PyObject *handle = PyObject_CallMethod(loop, "call_later", "dO", delay, alarm);
-        if (handle == NULL) {
-            answer = -1;
-        } else {
-            w->armed = delay < FAR_S ? earliest : clock_now() + (int64_t)FAR_S * NS_PER_S;
-            w->handle = PyWeakref_NewRef(handle, NULL);
-            if (w->handle == NULL) {
-                PyErr_Clear(); /* a loop of another make; its stale timers do no harm */
-            }
-            Py_DECREF(handle);
-        }
-    }
+    Py_XDECREF(alarm); /* from here on the loop alone holds it */
     Py_XDECREF(loop);
-    Py_XDECREF(alarm);
+    if (answer > 0) {
+        lock_acquire(&w->lock);
+        arm_locked(w, clock_now(), &instant);
+        lock_release(&w->lock);
+    }
     return answer;
 }
 
-/* The loop is closed. Those who wait on it leave their lines; their tasks will never run again. */
+/* Sees to it that the loop calls in time. In its thread; -1: an exception, and it may not. */
+static int arm(WakerObject *w, struct kept_error *k) {
+    int64_t instant;
+    lock_acquire(&w->lock);
+    w->running = false;
+    bool done = arm_locked(w, clock_now(), &instant);
+    lock_release(&w->lock);
+    return done || open_timer(w, instant, k) >= 0 ? 0 : -1;
+}
+
+/* The loop is closed, or dropped: those who wait on it leave their lines; their tasks will never run again. */
 static void abandon(WakerObject *w) {
     for (;;) {
         lock_acquire(&w->lock);
-        TaskWaitObject *t = w->count > 0 ? w->heap[0] : NULL;
-        Py_XINCREF(t);
+        TaskWaitObject *t = w->count > 0 ? (TaskWaitObject *)Py_NewRef(w->heap[0]) : NULL;
         lock_release(&w->lock);
         if (t == NULL) {
             break;
@@ -159,7 +144,6 @@ static void abandon(WakerObject *w) {
     TaskWaitObject *ready = w->ready;
     w->ready = NULL;
     w->ready_end = &w->ready;
-    w->scheduled = false;
     lock_release(&w->lock);
     while (ready != NULL) {
         TaskWaitObject *t = ready;
@@ -169,28 +153,60 @@ static void abandon(WakerObject *w) {
     }
 }
 
-/* The call has failed because the loop is closed, or being torn down. */
-static void fail(WakerObject *w) {
-    PyErr_Clear();
-    abandon(w);
-}
-
-static void schedule(WakerObject *w) {
-    bool here = w->thread == PyThread_get_thread_ident();
-    PyObject *loop = weak_target(w->loop);
-    PyObject *alarm = loop == NULL ? NULL : alarm_of(w);
-    PyObject *handle =
-        alarm == NULL ? NULL : PyObject_CallMethod(loop, here ? "call_soon" : "call_soon_threadsafe", "O", alarm);
-    if (handle == NULL) {
-        fail(w);
+static PyObject *alarm_call(PyObject *object, PyObject *args, PyObject *kwargs) {
+    (void)args;
+    (void)kwargs;
+    WakerObject *w = (WakerObject *)Py_NewRef(((AlarmObject *)object)->waker);
+    struct kept_error k = {0};
+    lock_acquire(&w->lock);
+    bool current = w->alarm == object;
+    if (current) {
+        timer_heard(w);
+        w->running = true;
     }
-    Py_XDECREF(handle);
-    Py_XDECREF(loop);
-    Py_XDECREF(alarm);
+    lock_release(&w->lock);
+    if (current) {
+        waker_run(w, &k);
+    }
+    Py_DECREF(w);
+    return error_set(&k) ? NULL : Py_NewRef(Py_None);
 }
 
-/* Who is next to be looked at: those that were woken, in the order of their line; then who is due and was not woken, whose look serves
- * its line. A new reference. */
+static int alarm_traverse(PyObject *object, visitproc visit, void *arg) {
+    const WakerObject *w = ((AlarmObject *)object)->waker;
+    Py_VISIT(Py_TYPE(object));
+    for (Py_ssize_t i = 0; i < w->count && w->alarm == object; i++) {
+        Py_VISIT(w->heap[i]);
+    }
+    return 0;
+}
+
+static void alarm_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    WakerObject *w = ((AlarmObject *)object)->waker;
+    PyObject_GC_UnTrack(object);
+    lock_acquire(&w->lock);
+    bool current = w->alarm == object;
+    if (current) {
+        w->alarm = NULL;
+        timer_close(w);
+    }
+    lock_release(&w->lock);
+    if (current) {
+        PyObject *error_type, *error, *traceback;
+        PyErr_Fetch(&error_type, &error, &traceback);
+        abandon(w);
+        PyErr_Restore(error_type, error, traceback);
+    }
+    PyObject_GC_Del(object);
+    Py_DECREF(type);
+    Py_DECREF(w);
+}
+
+/* ---- a turn ---- */
+
+/* What is to be looked at next: those that were woken, in order; then who is due and was not woken, whose look serves its line. A new
+ * reference. */
 static TaskWaitObject *next_up(WakerObject *w, int64_t now) {
     lock_acquire(&w->lock);
     TaskWaitObject *t = w->ready;
@@ -207,127 +223,144 @@ static TaskWaitObject *next_up(WakerObject *w, int64_t now) {
     return t;
 }
 
-void waker_run(WakerObject *w) {
-    timer_heard(w);
-    int64_t now = clock_now();
-    w->thread = PyThread_get_thread_ident();
+/* Those of one go that are decided, in the order in which they were served. One may be found before another that was served before it:
+ * a look at the second in a line serves the first as well, and the first is looked at later. */
+struct decided {
+    TaskWaitObject *waits[BATCH];
+    int count;
+};
+
+static void decided_add(struct decided *d, TaskWaitObject *t) {
+    uint64_t turn = atomic_load(&t->turn);
+    int i = d->count++;
+    for (; i > 0 && turn > 0 && atomic_load(&d->waits[i - 1]->turn) > turn; i--) {
+        d->waits[i] = d->waits[i - 1];
+    }
+    d->waits[i] = t;
+}
+
+static void complete(WakerObject *w, TaskWaitObject *t, struct kept_error *k) {
+    if (task_wait_complete(t, k) == 0) {
+        return;
+    }
+    lock_acquire(&w->lock); /* the loop refused: it is tried again a little later */
+    t->instant = clock_now() + RETRY_NS;
+    bool again = t->heap_index < 0 && heap_add(w, t);
+    lock_release(&w->lock);
+    if (!again) {
+        task_wait_give_up(t);
+    }
+}
+
+void waker_begin(WakerObject *w) {
+    lock_acquire(&w->lock);
     w->running = true;
-    w->armed = INT64_MAX;
+    lock_release(&w->lock);
+}
+
+/* Without a GIL another thread may have taken the list and not handed it out yet: that is waited for. */
+static void flush(const WakerObject *w) {
+#ifdef Py_GIL_DISABLED
+    wait_flush_now(w->module);
+#else
+    wait_flush(w->module);
+#endif
+}
+
+void waker_run(WakerObject *w, struct kept_error *k) {
+    struct decided d;
+    d.count = 0;
+    int64_t now = clock_now();
     for (int budget = BATCH; budget > 0; budget--) {
-        wait_flush(w->module);
+        flush(w);
         TaskWaitObject *t = next_up(w, now);
         if (t == NULL) {
             break;
         }
-        task_wait_look(t);
-        Py_DECREF(t);
+        if (task_wait_look(t, k)) {
+            decided_add(&d, t);
+        } else {
+            Py_DECREF(t);
+        }
     }
-    wait_flush(w->module);
-    w->running = false;
-    lock_acquire(&w->lock);
-    bool more = w->ready != NULL;
-    w->scheduled = more;
-    lock_release(&w->lock);
-    if (more) {
-        schedule(w);
+    for (int i = 0; i < d.count; i++) {
+        complete(w, d.waits[i], k);
+        Py_DECREF(d.waits[i]);
     }
-    if (arm(w) < 0) {
-        fail(w);
+    flush(w);
+    if (arm(w, k) < 0) {
+        error_keep(k);
     }
-}
-
-static PyObject *alarm_call(PyObject *object, PyObject *args, PyObject *kwargs) {
-    (void)args;
-    (void)kwargs;
-    WakerObject *w = (WakerObject *)Py_NewRef(((AlarmObject *)object)->waker);
-    waker_run(w);
-    Py_DECREF(w);
-    Py_RETURN_NONE;
-}
-
-static int alarm_traverse(PyObject *object, visitproc visit, void *arg) {
-    const WakerObject *w = ((AlarmObject *)object)->waker;
-    Py_VISIT(Py_TYPE(object));
-    for (Py_ssize_t i = 0; i < w->count; i++) {
-        Py_VISIT(w->heap[i]);
-    }
-    return 0;
-}
-
-static void alarm_dealloc(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
-    WakerObject *w = ((AlarmObject *)object)->waker;
-    PyObject_GC_UnTrack(object);
-    w->alarm = NULL;
-    timer_close(w);
-    PyObject_GC_Del(object);
-    Py_DECREF(type);
-    if (w->count > 0 || w->ready != NULL) {
-        PyObject *error_type, *error, *traceback;
-        PyErr_Fetch(&error_type, &error, &traceback);
-        abandon(w);
-        PyErr_Restore(error_type, error, traceback);
-    }
-    Py_DECREF(w);
 }
 
 /* ---- what the TaskWaits call ---- */
+
+static WakerObject *of_fork(struct fork_owner *o) {
+    return (WakerObject *)((char *)o - offsetof(WakerObject, fork));
+}
+static void fork_take(struct fork_owner *o) {
+    lock_acquire(&of_fork(o)->lock);
+}
+static void fork_give(struct fork_owner *o) {
+    lock_release(&of_fork(o)->lock);
+}
+/* The timer is the parent's too: what the child did to it would be done to the parent's tasks. */
+static void fork_child(struct fork_owner *o) {
+    WakerObject *w = of_fork(o);
+    lock_init(&w->lock);
+    timer_close(w);
+    w->timer = TIMER_OF_LOOP;
+}
+
+static WakerObject *waker_new(struct module_state *m, PyObject *loop) {
+    WakerObject *w = PyObject_GC_New(WakerObject, m->waker);
+    if (w == NULL) {
+        return NULL;
+    }
+    memset((char *)w + sizeof(PyObject), 0, sizeof *w - sizeof(PyObject));
+    w->module = m;
+    w->alarm_at = INT64_MAX;
+    w->ready_end = &w->ready;
+    lock_init(&w->lock);
+    w->fork = (struct fork_owner){.take = fork_take, .give = fork_give, .child = fork_child};
+    fork_register(&w->fork);
+    w->loop = PyWeakref_NewRef(loop, NULL);
+    PyObject_GC_Track(w);
+    if (w->loop == NULL) {
+        Py_CLEAR(w);
+    }
+    return w;
+}
 
 WakerObject *waker_of(struct module_state *m, PyObject *loop) {
     if (weak_dict_once(&m->wakers) < 0) {
         return NULL;
     }
-    WakerObject *w = (WakerObject *)PyObject_GetItem(m->wakers, loop);
-    if (w == NULL && PyErr_ExceptionMatches(PyExc_KeyError)) {
-        PyErr_Clear();
-        w = PyObject_GC_New(WakerObject, m->waker);
-        if (w != NULL) {
-            memset((char *)w + sizeof(PyObject), 0, sizeof *w - sizeof(PyObject));
-            w->module = m;
-            w->armed = INT64_MAX;
-            w->ready_end = &w->ready;
-            w->timer = -1;
-            lock_init(&w->lock);
-            w->loop = PyWeakref_NewRef(loop, NULL);
-            PyObject_GC_Track(w);
-            if (w->loop == NULL || PyObject_SetItem(m->wakers, loop, (PyObject *)w) < 0) {
-                Py_CLEAR(w);
-            }
-        }
+    PyObject *w = PyObject_CallMethodOneArg(m->wakers, m->str_get, loop);
+    if (w == Py_None) {
+        PyObject *made = (PyObject *)waker_new(m, loop);
+        Py_SETREF(w, made == NULL ? NULL : PyObject_CallMethod(m->wakers, "setdefault", "OO", loop, made));
+        Py_XDECREF(made);
     }
-    if (w != NULL) {
-        w->thread = PyThread_get_thread_ident();
-    }
-    return w;
+    return (WakerObject *)w;
 }
 
 int waker_keep(WakerObject *w, TaskWaitObject *t, int64_t instant) {
-    int answer = 0;
+    struct kept_error k = {0};
     lock_acquire(&w->lock);
-    t->instant = instant;
-    if (t->heap_index >= 0) {
+    t->instant = t->woken_early ? 0 : instant;
+    bool added = t->heap_index >= 0 || heap_add(w, t);
+    if (added) {
         heap_move(w, t);
-    } else {
-        if (w->count == w->room) {
-            Py_ssize_t room = w->room == 0 ? 16 : w->room * 2;
-            TaskWaitObject **heap = PyMem_RawRealloc(w->heap, (size_t)room * sizeof *heap);
-            if (heap == NULL) {
-                answer = -1;
-            } else {
-                w->heap = heap;
-                w->room = room;
-            }
-        }
-        if (answer == 0) {
-            heap_up(w, w->count++, (TaskWaitObject *)Py_NewRef(t));
-        }
     }
+    bool running = w->running;
     lock_release(&w->lock);
-    if (answer < 0) {
+    if (!added) {
         PyErr_NoMemory();
         return -1;
     }
-    return arm(w);
+    int answer = running ? 0 : arm(w, &k);
+    return error_set(&k) ? -1 : answer;
 }
 
 void waker_forget(WakerObject *w, TaskWaitObject *t) {
@@ -336,39 +369,66 @@ void waker_forget(WakerObject *w, TaskWaitObject *t) {
     if (kept) {
         heap_remove(w, t);
     }
-    bool idle = w->count == 0 && w->ready == NULL;
     lock_release(&w->lock);
-    if (idle && !w->running && w->thread == PyThread_get_thread_ident()) {
-        PyObject *error_type, *error, *traceback;
-        PyErr_Fetch(&error_type, &error, &traceback);
-        disarm(w);
-        PyErr_Restore(error_type, error, traceback);
-    }
     if (kept) {
         Py_DECREF(t);
     }
 }
 
-void waker_enqueue(WakerObject *w, TaskWaitObject *t) {
-    t->next_woken = NULL;
+bool waker_enqueue(WakerObject *w, TaskWaitObject *t, WakerObject **call) {
+    *call = NULL;
     lock_acquire(&w->lock);
-    *w->ready_end = t;
-    w->ready_end = &t->next_woken;
-    bool schedule_now = !w->scheduled && !w->running;
-    w->scheduled = w->scheduled || schedule_now;
-    lock_release(&w->lock);
-    if (schedule_now) {
-        schedule(w);
+    bool waits = t->heap_index >= 0;
+    if (waits) {
+        t->next_woken = NULL;
+        *w->ready_end = t;
+        w->ready_end = &t->next_woken;
+        if (!w->running && !w->signalled && !timer_signal(w)) {
+            w->signalled = true;
+            *call = (WakerObject *)Py_NewRef(w);
+        }
+    } else {
+        t->woken_early = true;
     }
+    lock_release(&w->lock);
+    return waits;
+}
+
+void waker_call(WakerObject *w, struct kept_error *k) {
+    PyObject *loop = weak_target(w->loop);
+    PyObject *self = (PyObject *)w;
+    enum loop_answer done =
+        loop == NULL ? LOOP_CLOSED : loop_call(k, loop, "call_soon_threadsafe", &self, 1, NULL, NULL);
+    if (done == LOOP_FAILED) {
+        error_keep(k);
+        lock_acquire(&w->lock);
+        w->signalled = false; /* the next one tries again */
+        lock_release(&w->lock);
+    }
+    Py_XDECREF(loop);
 }
 
 /* ---- types ---- */
+
+/* What waker_call gives to the loop. */
+static PyObject *waker_called(PyObject *object, PyObject *args, PyObject *kwargs) {
+    (void)args;
+    (void)kwargs;
+    WakerObject *w = (WakerObject *)object;
+    struct kept_error k = {0};
+    lock_acquire(&w->lock);
+    w->signalled = false;
+    w->running = true;
+    lock_release(&w->lock);
+    waker_run(w, &k);
+    return error_set(&k) ? NULL : Py_NewRef(Py_None);
+}
 
 static void waker_dealloc(PyObject *object) {
     WakerObject *w = (WakerObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    timer_close(w);
+    fork_forget(&w->fork);
     Py_XDECREF(w->loop);
     Py_XDECREF(w->handle);
     PyMem_RawFree(w->heap);
@@ -381,7 +441,8 @@ static int waker_traverse(PyObject *object, visitproc visit, void *arg) {
     return 0;
 }
 
-static PyType_Slot waker_slots[] = {{Py_tp_dealloc, waker_dealloc}, {Py_tp_traverse, waker_traverse}, {0, NULL}};
+static PyType_Slot waker_slots[] = {
+    {Py_tp_dealloc, waker_dealloc}, {Py_tp_traverse, waker_traverse}, {Py_tp_call, waker_called}, {0, NULL}};
 static PyType_Spec waker_spec = {"headway._core.Waker", sizeof(WakerObject), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
                                  waker_slots};
