@@ -227,7 +227,7 @@ static bool take_first(SemaphoreObject *s, bool (*fits)(SemaphoreObject *s, PyOb
 
 /* Holders that ended without leaving may never do so: their entries are forgotten when there are many. Of tasks some are kept, since a
  * coroutine that is closed late leaves then. */
-#define LAPSED_KEPT 1000
+#define LAPSED_KEPT 32
 static void prune(SemaphoreObject *s, bool of_tasks) {
     PyObject *holder;
     int64_t order = -1, spared = 0, lapsed = 0;

@@ -24,7 +24,7 @@ __all__ = ["Door"]
 Holder = ReferenceType[object]
 
 _FIRST_PRUNE = 64
-_LAPSED_KEPT = 1000
+_LAPSED_KEPT = 32
 
 
 class _Nothing:
