@@ -298,7 +298,9 @@ def test_from_inside_of_it(act: str, suspends: str, loop: asyncio.AbstractEventL
 @pytest.mark.parametrize("suspends", ["in line", "in a coroutine"])
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("stage", ["fresh", "suspended", "over", "done"])
-def test_at_each_stage(act: str, stage: str, suspends: str, loop: asyncio.AbstractEventLoop) -> None:
+def test_at_each_stage(
+    act: str, stage: str, suspends: str, loop: asyncio.AbstractEventLoop
+) -> None:
     before = {
         "fresh": [],
         "suspended": ["next"],

@@ -2,8 +2,8 @@
 
 Handlers run between two steps of any Python function, so in the loop's `call_soon` too, before or
 after it has done its work. Here the loop's methods raise at a chosen moment, as they do then. An
-exception in `call_soon` does not mean that the loop is closed: the task is woken all the same, once,
-and the exception is raised once.
+exception in `call_soon` does not mean that the loop is closed: the task is woken all the same,
+once, and the exception is raised once.
 
 Each test runs on a loop that watches the kernel's timer, and on one that watches no descriptors.
 """

@@ -1,4 +1,4 @@
-"""Calls that a task awaits of a server: what they leave behind, and what is done to them under way."""
+"""Calls that a task awaits of a server: what they leave behind, what is done to them under way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -22,11 +23,13 @@ NOWHERE = "redis://127.0.0.1:1/0"
 DEADLINE_S = 30.0
 
 
+_FIELDS = (
+    "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"  # of mallinfo2
+)
+
+
 class _Allocated(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
+    _fields_ = [(name, ctypes.c_size_t) for name in re.findall(r"\w+", _FIELDS)]
 
 
 def allocated() -> int:
@@ -52,7 +55,7 @@ def test_a_wait_leaves_no_memory_behind(ends: str) -> None:
         before = sum(server.requests.values())
         while sum(server.requests.values()) == before:
             await asyncio.sleep(0)
-        await asyncio.sleep(0.001)  # mostly the slot is reserved by now; cancelled before, it leaves nothing either
+        await asyncio.sleep(0.001)  # by now it mostly sleeps; else it leaves nothing either
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
