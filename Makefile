@@ -172,3 +172,17 @@ wheels-test: $(VENV)/.done-install ## each wheel, in a bare system without compi
 
 release-check: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-extra-wheels ## whether this checkout can be released as it is
 	@$(PY) scripts/release_check.py $(if $(FILES),--files "$(FILES)")
+
+# --- torture: each moment of each operation (tests/torture/run.py --help)
+
+SECONDS ?= 600
+TORTURE := $(PY) tests/torture/run.py --seconds $(SECONDS) $(if $(ONLY),--only '$(ONLY)') $(if $(TORMENT),--torment '$(TORMENT)') $(if $(MOMENT),--moment $(MOMENT))
+
+.PHONY: torture torture-asan
+
+torture: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## each operation with an allocation failing, a signal, a cancel at each moment; SECONDS (600), ONLY=, TORMENT=, MOMENT=
+	@$(TORTURE)
+
+torture-asan: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## the same, with the extension under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(PY) tests/torture/sanitized.py
+	@$(TORTURE) --sanitized build/torture-asan --report build/torture-asan.json

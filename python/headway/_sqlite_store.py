@@ -55,6 +55,9 @@ are a fifth more transactions a second."""
 PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
 """Between two attempts after that: at first, and at most."""
 
+_Lock: Any = threading.RLock
+"""A lock that knows whether this thread has it: `_is_owned`, which threading.Condition uses too."""
+
 _A = TypeVar("_A")
 Step = Callable[[bytes | None], tuple[bytes | None, _A]]
 
@@ -173,10 +176,12 @@ class SQLiteStore(AtomicStore):
         self._take(_Job(step.keys, step, None))
 
     def _try_update(self, step: "Decision", /) -> bool:
-        if self._open is None or self._jobs or not self._lock.acquire(blocking=False):
+        if self._open is None or self._jobs or self._lock._is_owned():
             return False  # opening may have to wait for others, too
+        job: _Job[None] = _Job(step.keys, step, None)
         try:
-            job: _Job[None] = _Job(step.keys, step, None)
+            if not self._lock.acquire(blocking=False):
+                return False
             try:
                 self._transact([job], patient=False)
             except (sqlite3.Error, SetUpError) as error:
@@ -184,16 +189,27 @@ class SQLiteStore(AtomicStore):
                     return False
                 raise self._unavailable(error) from error
         finally:
-            self._lock.release()
+            # A signal handler may raise as soon as the lock was taken, so the lock itself is asked
+            # whether it was; and it may raise in the first of the two attempts to release it.
+            try:
+                if self._lock._is_owned():
+                    self._lock.release()
+            finally:
+                if self._lock._is_owned():
+                    self._lock.release()
         if job.error is not None:
             raise job.error
         return True
 
     def _take(self, job: _Job[_A]) -> _A:
+        if self._lock._is_owned():
+            self._take_within(job)
         self._jobs.append(job)
         try:
             with self._lock:
-                if not job.done:
+                while not job.done:
+                    if job not in self._jobs:  # a signal handler forked: the queue is a new one
+                        self._jobs.append(job)
                     self._work(job)
         except BaseException:  # interrupted: nobody is to do it later
             with contextlib.suppress(ValueError):
@@ -202,6 +218,19 @@ class SQLiteStore(AtomicStore):
         if job.error is not None:
             raise job.error
         return job.answer  # type: ignore[no-any-return]
+
+    def _take_within(self, job: _Job[_A]) -> None:
+        """Called by a signal handler, or by a step, while this thread has the lock."""
+        connection = self._open
+        if connection is not None and connection.in_transaction:
+            # What the transaction has read may not be changed under it, and it can't go on before
+            # this call returns.
+            raise self._unavailable(
+                sqlite3.OperationalError(
+                    "this thread is in the middle of a transaction of the store, and a signal "
+                    "handler, or a step, asked it again"
+                )
+            )
 
     def get(self, key: bytes) -> bytes | None:
         """The bytes of `key`."""
@@ -229,7 +258,7 @@ class SQLiteStore(AtomicStore):
 
     def __del__(self) -> None:
         connection = getattr(self, "_open", None)
-        if connection is None:
+        if connection is None or _fork_lock is None:  # the latter where the interpreter ends
             return
         if not _fork_lock.acquire(blocking=False):
             _abandoned.append(connection)  # another thread forks: closed afterwards
@@ -242,7 +271,7 @@ class SQLiteStore(AtomicStore):
     # ---- one connection for each process
 
     def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _Lock()
         self._jobs: deque[_Job[Any]] = deque()
         self._open = None
         self._swept = self._now()
@@ -373,8 +402,11 @@ class SQLiteStore(AtomicStore):
 
     def _work(self, mine: _Job[Any]) -> None:
         """Take the steps of all who wait, in their order, until there are none."""
-        while self._jobs:
-            batch = [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+        while jobs := self._jobs:
+            batch: list[_Job[Any]] = []
+            with contextlib.suppress(IndexError):  # a signal handler that asks takes all there are
+                while len(batch) < BATCH:
+                    batch.append(jobs.popleft())
             try:
                 self._transact(batch)
             except (sqlite3.Error, SetUpError) as error:
@@ -384,18 +416,21 @@ class SQLiteStore(AtomicStore):
                     job.done = True
                 return  # the others, who wait for the lock, try for themselves
             except BaseException:  # interrupted: all of it was undone, and the others wait again
-                self._jobs.extendleft(job for job in reversed(batch) if job is not mine)
+                jobs.extendleft(job for job in reversed(batch) if job is not mine)
                 raise
             for job in batch:
                 job.done = True
 
     def _transact(self, batch: list[_Job[Any]], patient: bool = True) -> None:
         connection = self._connection()
-        if patient:
-            self._patiently(connection, "BEGIN IMMEDIATE")
-        else:
-            connection.execute("BEGIN IMMEDIATE")
+        if connection.in_transaction:
+            _roll_back(connection)  # of one that was interrupted in the middle of its rollback
         try:
+            # Within the `try`: a signal handler may raise between BEGIN and the next line.
+            if patient:
+                self._patiently(connection, "BEGIN IMMEDIATE")
+            else:
+                connection.execute("BEGIN IMMEDIATE")
             now = self._now()
             for job in batch:
                 olds = []
@@ -419,9 +454,16 @@ class SQLiteStore(AtomicStore):
                 connection.execute(_SWEEP, (now,))
                 self._swept = now
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             _roll_back(connection)
-            raise
+            if connection is self._open or not isinstance(error, sqlite3.Error):
+                raise
+        else:
+            return
+        # A signal handler has forked in the middle of it, and the connection was closed for that.
+        # In the child the lock is another one.
+        with self._lock:
+            self._transact(batch, patient)
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         if isinstance(error, StoreUnavailableError):
@@ -436,11 +478,12 @@ class SQLiteStore(AtomicStore):
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        try:
-            connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            connection.interrupt()
+    with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed, which is enough
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                connection.interrupt()
 
 
 def _is_busy(error: BaseException | None) -> bool:
@@ -484,7 +527,8 @@ def _before_fork() -> None:
     """Wait until nobody uses a file, and close it."""
     _fork_lock.acquire()
     for store in list(_stores):
-        # Longer than a transaction can take. Only a fork in the middle of a step gets that far.
+        # Longer than a transaction can take. A signal handler that forks in the middle of one has
+        # the lock already; then the transaction begins anew, in both processes.
         if not store._lock.acquire(timeout=store._busy_timeout + 1):
             continue
         _quiet.append(store)

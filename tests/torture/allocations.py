@@ -4,8 +4,8 @@ What must come of it: the right result, a MemoryError, or an error that the docu
 has given nothing or what was asked for, nothing leaks, and afterwards the object works.
 
 From threads every allocation counts. In an event loop, and with a client of redis-py, only those
-that the C code asks for without Python code in between: loops and clients lose callbacks and replies
-of their own when memory is short.
+that the C code asks for without Python code in between: loops and clients lose callbacks and
+replies of their own when memory is short.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def torture(operation: str, torment: str, seconds: float, only: int, skip: list[
                 say(found=problem, moment=n)
                 if found >= FINDINGS:
                     break
-    except BaseException:
+    except BaseException:  # of a moment or of the harness; the trace tells which
         say(found="the harness itself: " + traceback.format_exc()[-1500:], moment=0)
     finally:
         faulthandler.dump_traceback_later(2 * MOMENT_S, exit=True)

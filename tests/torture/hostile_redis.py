@@ -250,7 +250,9 @@ class Hostile:
 
     def _world(self) -> Any:
         """A store and what is asked of it."""
-        url = f"redis://127.0.0.1:{self.proxy.port}/0?timeout={TIMEOUT_S}&connect_timeout={TIMEOUT_S}"
+        url = (
+            f"redis://127.0.0.1:{self.proxy.port}/0?timeout={TIMEOUT_S}&connect_timeout={TIMEOUT_S}"
+        )
         store = headway.RedisStore(url)
         key = operations.unique("hostile")
         kind = headway.asyncio.Throttled if self.loop else headway.Throttled
@@ -263,7 +265,7 @@ class Hostile:
         return store, kind(key, quota=quota, timeout=timeout, store=store)
 
     def _ask(self, world: Any) -> Any:
-        store, limiter = world
+        _store, limiter = world
         if self.loop is None:
             return self._sync(limiter)
         return self.loop.run_until_complete(asyncio.wait_for(self._async(limiter), 30))

@@ -82,7 +82,9 @@ class Operation:
 OPERATIONS: dict[str, Operation] = {}
 
 
-def _add(name: str, make: Callable[[], Case], *, waits: bool = False, awaited: bool = False) -> None:
+def _add(
+    name: str, make: Callable[[], Case], *, waits: bool = False, awaited: bool = False
+) -> None:
     store = name.partition(".")[0]
     for loop in LOOPS if awaited else ("",):
         full = f"{name}@{loop}" if loop else name
@@ -171,7 +173,7 @@ def _limit(kind: str) -> Case:
 
 
 def _several(kind: str) -> Case:
-    store, _, limiter, common = _limits(kind)
+    store, _, _limiter, common = _limits(kind)
     several = Throttled(unique(kind), quota=f"{MANY}; 900000/3650d", store=store)
     several.limit()
     used = (lambda: 900_000 - several.peek().remaining) if kind != "lease" else None
@@ -179,7 +181,7 @@ def _several(kind: str) -> Case:
 
 
 def _new_key(kind: str) -> Case:
-    store, _, limiter, common = _limits(kind)
+    store, _, _limiter, common = _limits(kind)
     fresh = Throttled(quota=MANY, store=store)
 
     def act() -> Any:
@@ -191,7 +193,7 @@ def _new_key(kind: str) -> Case:
 
 
 def _denied(kind: str) -> Case:
-    store, _, limiter, common = _limits(kind)
+    store, _, _limiter, common = _limits(kind)
     never = Throttled(unique(kind), quota="1/1000h", store=store)
     never.limit()
     return Case(
@@ -202,7 +204,7 @@ def _denied(kind: str) -> Case:
 
 
 def _waits(kind: str) -> Case:
-    store, _, limiter, common = _limits(kind)
+    store, _, _limiter, common = _limits(kind)
     slow = Throttled(unique(kind), quota="200/s burst 1", timeout=60, store=store)
 
     def trouble() -> str:
@@ -232,7 +234,7 @@ def _peek(kind: str) -> Case:
 
 
 def _reset(kind: str) -> Case:
-    store, _, limiter, common = _limits(kind)
+    store, _, _limiter, common = _limits(kind)
     other = Throttled(unique(kind), quota=MANY, store=store)
     return Case(
         other.reset,
@@ -419,10 +421,10 @@ ASYNC_ENTRIES: dict[str, Callable[[str], Case]] = {
 
 
 def _permits(semaphore: Any) -> Callable[[], str]:
-    """Nothing is held, nobody waits. What a server holds may take a moment to be given back."""
+    """Nothing is held, nobody waits: at the latest when the permit's term of 2 s has ended."""
 
     def trouble() -> str:
-        end = time.monotonic() + 2
+        end = time.monotonic() + 4
         while True:
             held, waiting = semaphore._pool.held, semaphore._pool.waiting
             if not held and not waiting:
@@ -436,7 +438,7 @@ def _permits(semaphore: Any) -> Callable[[], str]:
 
 def _semaphore(kind: str) -> Case:
     store, close = open_store(kind)
-    semaphore = SyncSemaphore(unique(kind), 1, max_sleep=30, connection=store)
+    semaphore = SyncSemaphore(unique(kind), 1, max_sleep=30, expiry=2, connection=store)
     other = Throttled(unique(kind), quota=MANY, store=store)
 
     def act() -> bool:
@@ -448,7 +450,7 @@ def _semaphore(kind: str) -> Case:
 
 def _semaphore_waits(kind: str) -> Case:
     store, close = open_store(kind)
-    semaphore = SyncSemaphore(unique(kind), 1, max_sleep=30, connection=store)
+    semaphore = SyncSemaphore(unique(kind), 1, max_sleep=30, expiry=2, connection=store)
     other = Throttled(unique(kind), quota=MANY, store=store)
     in_it, out = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -476,7 +478,7 @@ def _semaphore_waits(kind: str) -> Case:
 
 def _async_semaphore(kind: str) -> Case:
     store, close = open_store(kind)
-    semaphore = AsyncSemaphore(unique(kind), 1, max_sleep=30, connection=store)
+    semaphore = AsyncSemaphore(unique(kind), 1, max_sleep=30, expiry=2, connection=store)
 
     async def act() -> bool:
         async with semaphore:
@@ -487,7 +489,7 @@ def _async_semaphore(kind: str) -> Case:
 
 def _async_semaphore_waits(kind: str) -> Case:
     store, close = open_store(kind)
-    semaphore = AsyncSemaphore(unique(kind), 1, max_sleep=30, connection=store)
+    semaphore = AsyncSemaphore(unique(kind), 1, max_sleep=30, expiry=2, connection=store)
 
     async def enter() -> bool:
         async with semaphore:
@@ -650,7 +652,7 @@ def _values() -> Case:
 def _step() -> Case:
     from headway._core import now_ns, step
 
-    return Case(lambda: step(None, "5/s; 9/m".split(";")[0], 1, now_ns())[1])
+    return Case(lambda: step(None, ["5/s", " 9/m"][0], 1, now_ns())[1])
 
 
 for _kind in STORES:

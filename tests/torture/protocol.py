@@ -1,11 +1,8 @@
 """Whether headway's awaitables behave as coroutines do, when they are driven by hand.
 
-A sequence of actions (send, throw, close, collect; before the start, while suspended, at the end, and
-from within a callback that the call runs) is done to an awaitable of headway and to a coroutine that
-is suspended as often. Both must answer with the same kinds of results: yielded, returned, or raised
-with the same type.
-
-Driving by hand needs no loop that runs: what is yielded is looked at no closer than that it is there.
+A sequence of actions (send, throw, close; before the start, while suspended, at the end) is done to
+an awaitable of headway and to a coroutine that is suspended as often. Both must answer with the
+same kinds of results: yielded, returned, or raised with the same type.
 """
 
 from __future__ import annotations
@@ -87,6 +84,7 @@ def subjects(loop: Any) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]
     headway.Throttled("slow", quota="1/h burst 1", store=store).limit()
     semaphore = AsyncSemaphore("semaphore", 10**6, connection=store)
     taken = AsyncSemaphore("taken", 1, connection=store)
+
     async def hold() -> None:
         async with taken:
             await loop.create_future()
@@ -116,9 +114,7 @@ KEPT: list[Any] = []
 
 def sequences(length: int) -> list[tuple[str, ...]]:
     return [
-        sequence
-        for n in range(1, length + 1)
-        for sequence in itertools.product(ACTIONS, repeat=n)
+        sequence for n in range(1, length + 1) for sequence in itertools.product(ACTIONS, repeat=n)
     ]
 
 

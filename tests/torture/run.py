@@ -33,6 +33,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent / "redis"), str(HERE.parent)]
 
 import operations  # noqa: E402
+import sanitized  # noqa: E402
 from torments import TORMENTS  # noqa: E402
 
 Pair = tuple[str, str]
@@ -76,8 +77,10 @@ def thinned(pairs: list[Pair], seconds: float) -> list[Pair]:
 
 
 class Run:
-    def __init__(self, pairs: list[Pair], seconds: float, moment: int) -> None:
-        self.left, self.moment = list(pairs), moment
+    def __init__(
+        self, pairs: list[Pair], seconds: float, moment: int, environment: dict[str, str]
+    ) -> None:
+        self.left, self.moment, self.environment = list(pairs), moment, environment
         self.end = time.monotonic() + seconds
         self.reports = {pair: Report(*pair) for pair in pairs}
 
@@ -102,6 +105,7 @@ class Run:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,
+                env=os.environ | self.environment,
             )
             assert child.stdin is not None
             child.stdin.write(json.dumps(work).encode())
@@ -184,7 +188,8 @@ def show(report: Report) -> None:
         flush=True,
     )
     for found in report.findings:
-        print(f"      {found['what'].strip()}\n      again: {found['again']}", flush=True)
+        what = "\n      ".join(found["what"].strip().splitlines()[-24:])
+        print(f"      {what}\n      again: {found['again']}", flush=True)
 
 
 @contextlib.contextmanager
@@ -211,6 +216,7 @@ def main() -> int:
     parser.add_argument("--torment", default="*", help="torments, as patterns")
     parser.add_argument("--moment", type=int, default=0, help="this moment only")
     parser.add_argument("--list", action="store_true", help="print the table and end")
+    parser.add_argument("--sanitized", type=Path, help="a folder that sanitized.py has made")
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "torture.json")
     arguments = parser.parse_args()
     pairs = pairs_of(arguments.only, arguments.torment)
@@ -224,7 +230,8 @@ def main() -> int:
             pairs = [pair for pair in pairs if not operations.needs_redis(pair[0])]
         pairs = [p for p in pairs if operations.has_loop(operations.OPERATIONS[p[0]].loop)]
         chosen = thinned(pairs, arguments.seconds)
-        run = Run(chosen, arguments.seconds, arguments.moment)
+        environment = sanitized.environment(arguments.sanitized) if arguments.sanitized else {}
+        run = Run(chosen, arguments.seconds, arguments.moment, environment)
         begun = time.monotonic()
         run.go()
     return close(run, len(pairs), time.monotonic() - begun, arguments.report)
@@ -241,7 +248,9 @@ def close(run: Run, possible: int, seconds: float, path: Path) -> int:
             sums[i] += n
     print()
     for torment, (count, covered, total, wrong) in by_torment.items():
-        print(f"{torment:20} {count:4} operations, {covered:6} of {total:6} moments, {wrong} findings")
+        print(
+            f"{torment:20} {count:4} operations, {covered:6} of {total:6} moments, {wrong} findings"
+        )
     findings = sum(len(r.findings) for r in reports)
     print(
         f"{len(reports)} of {possible} pairs of operation and torment in {seconds:.0f} s, "

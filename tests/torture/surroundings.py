@@ -1,6 +1,6 @@
-"""Hard surroundings: a collector that runs at each allocation, threads that switch at each byte code,
-an interpreter that ends in the midst, a second interpreter, instances without __init__, arguments
-that do harm.
+"""Hard surroundings: a collector that runs at each allocation, threads that switch at each byte
+code, an interpreter that ends in the midst, a second interpreter, instances without __init__,
+arguments that do harm.
 
 What must come of it: the right count with many threads, an end in time with status 0, and for
 nonsense an exception, never a crash.
@@ -9,6 +9,7 @@ nonsense an exception, never a crash.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import itertools
@@ -157,9 +158,7 @@ PROGRAMS = {
         "cycle = [case]; cycle.append(cycle); del case, cycle\nsys.exit(0)\n"
     ),
     "forks, and both end": (
-        "pid = os.fork()\n"
-        "case.prepare(); act()\n"
-        "if pid: assert os.waitpid(pid, 0)[1] == 0\n"
+        "pid = os.fork()\ncase.prepare(); act()\nif pid: assert os.waitpid(pid, 0)[1] == 0\n"
     ),
     "forks while threads ask, and the child asks": (
         "busy(2)\n"
@@ -288,18 +287,14 @@ def _poke(thing: Any) -> None:
                 if hasattr(value, "close") and hasattr(value, "send"):
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
-                        try:
+                        with contextlib.suppress(Exception, asyncio.CancelledError):
                             value.send(None)
-                        except (Exception, asyncio.CancelledError):
-                            pass
                         value.close()
             except (Exception, asyncio.CancelledError):
                 pass
     for function in (repr, str, bool, hash, len, iter, lambda x: x == x, lambda x: x + 1, list):
-        try:
+        with contextlib.suppress(Exception):
             function(thing)
-        except Exception:
-            pass
 
 
 class Uninitialised:
@@ -439,7 +434,9 @@ class Arguments:
         try:
             working = headway.Throttled("w", quota="5/s", store=store).limit()
         except Exception as error:
-            return f"{where}, {base.__name__} that does {deed}: afterwards the store raises {error!r}"
+            return (
+                f"{where}, {base.__name__} that does {deed}: afterwards the store raises {error!r}"
+            )
         return "" if working is not None else "nothing"
 
 

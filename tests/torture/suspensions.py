@@ -1,10 +1,10 @@
-"""What may happen to an awaitable while it is suspended: at each suspension it is cancelled, closed,
-thrown into, or collected; from its own task, from a callback, and from another task.
+"""What may happen to an awaitable while it is suspended: at each suspension it is cancelled,
+closed, thrown into, or collected; from its own task, from a callback, and from another task.
 
-By asyncio, uvloop, asyncio with eager tasks, with tasks in Python, in debug mode, and trio. What must
-come of it: a cancelled task is cancelled, what is thrown comes out, nothing is left in a line, no
-permit is lost, and the object works. The `protocol` torment compares sequences of actions with what a
-coroutine does (protocol.py).
+By asyncio, uvloop, asyncio with eager tasks, with tasks in Python, in debug mode, and trio. What
+must come of it: a cancelled task is cancelled, what is thrown comes out, nothing is left in a line,
+no permit is lost, and the object works. The `protocol` torment compares sequences of actions with
+what a coroutine does (protocol.py).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Stepper:
                         task.cancel()
                         loop.call_soon(task.cancel)
                     case "cancel when woken" if got is not None:
-                        got.add_done_callback(lambda _: task.cancel())
+                        got.add_done_callback(lambda _, task=task: task.cancel())
                     case "cancel in a while":
                         loop.call_later(0.004, task.cancel)
                     case "close":
@@ -185,7 +185,9 @@ class Suspensions:
 
     @staticmethod
     def _elsewhere(session: Session) -> str:
-        others = [e for e in session.elsewhere if not isinstance(e, (Thrown, asyncio.CancelledError))]
+        others = [
+            e for e in session.elsewhere if not isinstance(e, (Thrown, asyncio.CancelledError))
+        ]
         return f"the loop's exception handler got {others[0]!r}" if others else ""
 
 
@@ -218,13 +220,18 @@ class Trio:
 
     def applies(self, operation: Operation) -> bool:
         # What is awaited by asyncio's own functions is not for trio.
-        return operation.loop == "asyncio" and operation.name.partition(".")[2] in {
-            "limit@asyncio",
-            "wait_one@asyncio",
-            "semaphore@asyncio",
-            "with@asyncio",
-            "limiters_bucket@asyncio",
-        } and operation.store not in ("client", *APART)
+        return (
+            operation.loop == "asyncio"
+            and operation.name.partition(".")[2]
+            in {
+                "limit@asyncio",
+                "wait_one@asyncio",
+                "semaphore@asyncio",
+                "with@asyncio",
+                "limiters_bucket@asyncio",
+            }
+            and operation.store not in ("client", *APART)
+        )
 
     def begin(self, session: Session) -> int:
         import trio  # noqa: F401

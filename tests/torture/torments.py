@@ -10,6 +10,7 @@ import signals
 import surroundings
 import suspensions
 
+_MODULES = (allocations, signals, suspensions, surroundings, hostile_redis)
 TORMENTS: dict[str, Any] = {
-    torment.name: torment for module in (allocations, signals, suspensions, surroundings, hostile_redis) for torment in module.TORMENTS
+    torment.name: torment for module in _MODULES for torment in module.TORMENTS
 }
