@@ -1,4 +1,4 @@
-"""Builds headway's extension under AddressSanitizer and UndefinedBehaviorSanitizer, in a folder that
+"""Builds the extension under AddressSanitizer and UndefinedBehaviorSanitizer, in a folder that
 has the Python files as links: build/torture-asan, for PYTHONPATH. Builds again what has changed.
 """
 
