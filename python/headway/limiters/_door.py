@@ -256,8 +256,15 @@ class Door:
         return sorted(entries, key=lambda entry: entry.since)
 
     def _counts(self, entry: _Entry) -> bool:
-        """Whether its lease has not lapsed."""
-        return entry.lease is None or entry.lease.id in self.permits.leases
+        """Whether its lease has not lapsed. That of a holder that is gone has when its time is
+        over, though the keeper may not have come by to end it.
+        """
+        lease = entry.lease
+        if lease is None:
+            return True
+        return lease.id in self.permits.leases and (
+            time.monotonic() < lease.until or _core._holder_lives(entry.holder)
+        )
 
     def _remove(self, entry: _Entry) -> None:
         own = self._entries[id(entry.holder)]
