@@ -38,7 +38,7 @@ PyObject *holder_thread(struct module_state *m) {
 
 /* Finds asyncio's functions where asyncio is loaded. 1, 0 where it is not, -1 with an exception. */
 static int find_asyncio(struct module_state *m) {
-    if (m->current_task != NULL) {
+    if (once_get(&m->current_task) != NULL) {
         return 1;
     }
     if (PyDict_GetItemString(PyImport_GetModuleDict(), "asyncio") == NULL) {
@@ -59,7 +59,7 @@ PyObject *running_loop(struct module_state *m) {
     if (find_asyncio(m) <= 0) {
         return NULL;
     }
-    PyObject *loop = PyObject_CallNoArgs(m->get_running_loop);
+    PyObject *loop = PyObject_CallNoArgs(once_get(&m->get_running_loop));
     if (loop == Py_None) {
         Py_CLEAR(loop);
     }
@@ -106,7 +106,7 @@ static PyObject *running_task(struct module_state *m) {
         return NULL;
     }
 #if PY_VERSION_HEX >= 0x030C0000
-    PyObject *task = PyObject_CallOneArg(m->current_task, loop);
+    PyObject *task = PyObject_CallOneArg(once_get(&m->current_task), loop);
     if (task == Py_None) {
         Py_CLEAR(task);
     }

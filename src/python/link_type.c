@@ -280,8 +280,8 @@ static PyObject *link_close_method(PyObject *object, PyObject *unused) {
         settled = link_settle_before_closing(self);
         link_close(&self->link);
     }
-    if (self->loops != NULL) {
-        loop_links_close(self->loops); /* keeps an exception */
+    if (once_get(&self->loops) != NULL) {
+        loop_links_close(once_get(&self->loops)); /* keeps an exception */
     }
     return settled < 0 ? NULL : Py_NewRef(Py_None);
 }

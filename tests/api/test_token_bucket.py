@@ -248,8 +248,9 @@ def test_more_than_the_capacity_comes_at_the_instant_at_which_it_has_arrived(
     assert bucket.tokens == 5
 
 
-def test_a_bucket_takes_at_most_96_bytes() -> None:
-    assert sys.getsizeof(TokenBucket(1, 1)) <= 96
+def test_a_bucket_takes_at_most_80_bytes_beside_an_object_s_head() -> None:
+    """The head is 16 bytes; without a GIL it is 32."""
+    assert sys.getsizeof(TokenBucket(1, 1)) <= 80 + object.__basicsize__
 
 
 def test_a_bucket_can_be_subclassed_with_a_constructor_of_its_own() -> None:
