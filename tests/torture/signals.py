@@ -45,6 +45,7 @@ HOOKS = {"_admit", "on_limit"}
 
 
 class Signals:
+    harms_in_c = True
     KINDS = BYTE_CODE | ALLOCATION | CALL
 
     def __init__(self, action: str) -> None:

@@ -110,6 +110,7 @@ EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
 
 
 class Suspensions:
+    harms_in_c = False
     name = "suspensions"
 
     def __init__(self) -> None:
@@ -194,6 +195,7 @@ class Suspensions:
 class Protocol:
     """Sequences of actions, compared with a coroutine's answers. Its operations are its own."""
 
+    harms_in_c = False
     name = "protocol"
     LENGTH = 3
 
@@ -215,6 +217,7 @@ class Protocol:
 class Trio:
     """A scope of trio is cancelled after a while, or another task asks for the same."""
 
+    harms_in_c = False
     name = "trio"
     STEPS = 12
 
