@@ -1,4 +1,4 @@
-"""A part of `make torture`: 20 seconds of it in every run of the tests, two minutes in the slow ones.
+"""A part of `make torture`: 20 seconds of it in every run of the tests, two minutes in slow ones.
 
 What it covers is the same in each run. The whole of it is tests/torture/run.py.
 """
