@@ -410,8 +410,19 @@ static PyObject *where(PyObject *module, PyObject *unused) {
             Py_XDECREF(offset);
         }
     }
-    stack_depth = 0;
     return list;
+}
+
+static PyObject *library(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    for (int i = 2; i < stack_depth; i++) {
+        Dl_info info;
+        if (dladdr(stack[i], &info) && info.dli_fname != NULL && strstr(info.dli_fname, "libpython") == NULL &&
+            strstr(info.dli_fname, "/libc") == NULL) {
+            return PyUnicode_DecodeFSDefault(info.dli_fname);
+        }
+    }
+    return PyUnicode_FromString("");
 }
 
 static PyMethodDef methods[] = {
@@ -419,6 +430,7 @@ static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS, "Call a function, with harm at some moments."},
     {"disarm", disarm, METH_NOARGS, "No more harm in this run."},
     {"where", where, METH_NOARGS, "The last harm's stack: offsets into the compiled module, innermost first."},
+    {"library", library, METH_NOARGS, "The innermost library of the last harm's stack, besides Python's and C's."},
     {"blocks", blocks, METH_NOARGS, "Blocks that are allocated: Python's, and the C code's."},
     {NULL, NULL, 0, NULL},
 };
