@@ -49,6 +49,12 @@ static struct {
     enum asker asker;
 } known[4096];
 
+/* Python code, or an event loop that the C code has called. */
+static bool is_other(const Dl_info *info) {
+    return (info->dli_sname != NULL && strcmp(info->dli_sname, "_PyEval_EvalFrameDefault") == 0) ||
+           (info->dli_fname != NULL && (strstr(info->dli_fname, "_asyncio.") != NULL || strstr(info->dli_fname, "/uvloop/") != NULL));
+}
+
 static enum asker asker_of(void *address) {
     size_t i = ((uintptr_t)address >> 2) % 4096;
     if (known[i].address != address || known[i].asker == UNKNOWN) {
@@ -56,7 +62,7 @@ static enum asker asker_of(void *address) {
         enum asker a = OTHER;
         if ((uintptr_t)address >= core_start && (uintptr_t)address < core_end) {
             a = CORE;
-        } else if (dladdr(address, &info) && info.dli_sname != NULL && strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0) {
+        } else if (dladdr(address, &info) && is_other(&info)) {
             a = EVAL;
         }
         known[i].address = address;

@@ -19,6 +19,8 @@ from headway.exceptions import BaseThrottledError
 
 END_S = 6.0
 """How long a task may take that nothing holds up."""
+LOST_BY = ("TaskStep", "TaskWakeup", "task_wakeup", "Task.__", "TaskWait")
+"""Callbacks of a loop: where one raises, asyncio does not resume its task again."""
 RECOVERY_S = 4.0
 """How soon a store must work again after its server, or memory, was out of reach."""
 LEAK_RUNS = 16
@@ -72,7 +74,7 @@ class Session:
             where = f"{context.get('message')} {context.get('handle')!r}"
             # What a task's step raises itself, not its coroutine, ends no task: asyncio has lost
             # the task, as it does one whose future's add_done_callback finds no memory.
-            if any(name in where for name in ("TaskStep", "TaskWakeup", "task_wakeup", "Task.__")):
+            if any(name in where for name in LOST_BY):
                 self.loses = True
                 self.lost.update(asyncio.all_tasks(loop))
                 loop.call_soon(loop.stop)

@@ -62,10 +62,10 @@ class Stepper:
                     case "cancel twice":
                         task.cancel()
                         loop.call_soon(task.cancel)
-                    case "cancel when woken" if got is not None:
-                        got.add_done_callback(lambda _, task=task: task.cancel())
                     case "cancel in a while":
                         loop.call_later(0.004, task.cancel)
+                    case "cancel at about the slot":
+                        loop.call_later(0.0098, task.cancel)
                     case "close":
                         iterator.close()
                         return CLOSED
@@ -98,8 +98,8 @@ EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
     "cancel": (asyncio.CancelledError,),
     "cancel soon": (asyncio.CancelledError,),
     "cancel twice": (asyncio.CancelledError,),
-    "cancel when woken": (asyncio.CancelledError,),
     "cancel in a while": (asyncio.CancelledError,),
+    "cancel at about the slot": (asyncio.CancelledError,),
     "close": (),
     "close twice": (),
     "throw": (Thrown,),
