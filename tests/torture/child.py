@@ -54,6 +54,11 @@ def torture(operation: str, torment: str, seconds: float, only: int, skip: list[
             covered += 1
             if problem:
                 found += 1
+                if kind.harms_in_c:
+                    import helper
+
+                    if place := helper.where():
+                        problem += f"\nthe harm was done in {place}"
                 say(found=problem, moment=n)
                 if found >= FINDINGS:
                     break

@@ -21,7 +21,6 @@ COUNT, FAIL, SIGNAL = range(3)
 """The harm that `run` does."""
 ALLOCATION, BYTE_CODE, CALL = 1, 2, 4
 """Kinds of moments."""
-NEVER = 1 << 60
 
 
 class Unavailable(Exception):
@@ -65,3 +64,19 @@ def load() -> Any:
     if not module.install():
         raise Unavailable("the compiled module calls nothing by way of a table")
     return module
+
+
+def where() -> str:
+    """Which lines of the C code were on the stack at the last harm; empty without addr2line."""
+    import headway._core
+
+    offsets = load().where()[:4]
+    if not offsets:
+        return ""
+    command = ["addr2line", "-e", str(headway._core.__file__), *map(hex, offsets)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    lines = [line.partition(" ")[0].rpartition("/src/")[2] for line in done.stdout.split("\n")]
+    return " <- ".join(line for line in lines if line)

@@ -223,6 +223,7 @@ def _resident_kib() -> int:
 class Hostile:
     """One of the moments is one kind of harm."""
 
+    harms_in_c = False
     CUTS = ("closes", "is silent", "goes on", "is turned", "resets")
     ENTRIES = ("limit", "wait", "peek", "semaphore")
 

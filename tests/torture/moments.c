@@ -36,9 +36,10 @@ static struct {
 } now;
 
 static _Thread_local bool busy;
-static bool verbose; /* HEADWAY_TORTURE_VERBOSE: shows the C stack of a moment that does harm */
+static void *stack[40]; /* of the last moment of harm */
+static int stack_depth;
 static atomic_long live[4]; /* blocks: raw, mem, obj, malloc of the C code */
-static uintptr_t core_start, core_end;
+static uintptr_t core_base, core_start, core_end;
 
 /* --- whose allocation this is */
 
@@ -48,6 +49,12 @@ static struct {
     enum asker asker;
 } known[4096];
 
+/* Python code, or an event loop that the C code has called. */
+static bool is_other(const Dl_info *info) {
+    return (info->dli_sname != NULL && strcmp(info->dli_sname, "_PyEval_EvalFrameDefault") == 0) ||
+           (info->dli_fname != NULL && (strstr(info->dli_fname, "_asyncio.") != NULL || strstr(info->dli_fname, "/uvloop/") != NULL));
+}
+
 static enum asker asker_of(void *address) {
     size_t i = ((uintptr_t)address >> 2) % 4096;
     if (known[i].address != address || known[i].asker == UNKNOWN) {
@@ -55,7 +62,7 @@ static enum asker asker_of(void *address) {
         enum asker a = OTHER;
         if ((uintptr_t)address >= core_start && (uintptr_t)address < core_end) {
             a = CORE;
-        } else if (dladdr(address, &info) && info.dli_sname != NULL && strcmp(info.dli_sname, "_PyEval_EvalFrameDefault") == 0) {
+        } else if (dladdr(address, &info) && is_other(&info)) {
             a = EVAL;
         }
         known[i].address = address;
@@ -95,11 +102,7 @@ static bool moment(int kind) {
     }
     if (hit) {
         atomic_fetch_add(&now.done, 1);
-        if (verbose && now.until == now.from + 1) {
-            void *frames[24];
-            dprintf(2, "moment %ld:\n", now.from);
-            backtrace_symbols_fd(frames, backtrace(frames, 24), 2);
-        }
+        stack_depth = backtrace(stack, 40);
         if (now.harm == SIGNAL) {
             if (kind == CALL) {
                 pthread_kill(pthread_self(), SIGUSR1);
@@ -274,6 +277,7 @@ static int visit(struct dl_phdr_info *object, size_t size, void *unused) {
         if (h->p_type == PT_DYNAMIC) {
             dynamic = (const void *)(object->dlpi_addr + h->p_vaddr);
         } else if (core && h->p_type == PT_LOAD && (h->p_flags & PF_X)) {
+            core_base = object->dlpi_addr;
             core_start = object->dlpi_addr + h->p_vaddr;
             core_end = core_start + h->p_memsz;
         }
@@ -299,7 +303,6 @@ static PyObject *install(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     void *frame;
     backtrace(&frame, 1); /* loads what it needs */
-    verbose = getenv("HEADWAY_TORTURE_VERBOSE") != NULL;
     static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_RAW, PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OBJ};
     if (inner[0].malloc == NULL) {
         for (int i = 0; i < 3; i++) {
@@ -400,10 +403,40 @@ static PyObject *blocks(PyObject *module, PyObject *unused) {
     return Py_BuildValue("ll", python, c);
 }
 
+static PyObject *where(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list != NULL && i < stack_depth; i++) {
+        uintptr_t address = (uintptr_t)stack[i];
+        if (address >= core_start && address < core_end) {
+            PyObject *offset = PyLong_FromUnsignedLongLong(address - core_base - 1);
+            if (offset == NULL || PyList_Append(list, offset) < 0) {
+                Py_CLEAR(list);
+            }
+            Py_XDECREF(offset);
+        }
+    }
+    return list;
+}
+
+static PyObject *library(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    for (int i = 2; i < stack_depth; i++) {
+        Dl_info info;
+        if (dladdr(stack[i], &info) && info.dli_fname != NULL && strstr(info.dli_fname, "libpython") == NULL &&
+            strstr(info.dli_fname, "/libc") == NULL) {
+            return PyUnicode_DecodeFSDefault(info.dli_fname);
+        }
+    }
+    return PyUnicode_FromString("");
+}
+
 static PyMethodDef methods[] = {
     {"install", install, METH_NOARGS, "Take over the allocators and headway's calls; how many entries were replaced."},
     {"run", run, METH_VARARGS, "Call a function, with harm at some moments."},
     {"disarm", disarm, METH_NOARGS, "No more harm in this run."},
+    {"where", where, METH_NOARGS, "The last harm's stack: offsets into the compiled module, innermost first."},
+    {"library", library, METH_NOARGS, "The innermost library of the last harm's stack, besides Python's and C's."},
     {"blocks", blocks, METH_NOARGS, "Blocks that are allocated: Python's, and the C code's."},
     {NULL, NULL, 0, NULL},
 };

@@ -68,6 +68,20 @@ def pairs_of(only: str, torment: str) -> list[Pair]:
     ]
 
 
+def without(pairs: list[Pair], known: str) -> list[Pair]:
+    """Those that no line `operation torment` names; both are patterns, `#` begins a comment."""
+    patterns = [line.split("#")[0].split() for line in known.splitlines()]
+    return [
+        (name, kind)
+        for name, kind in pairs
+        if not any(
+            fnmatch.fnmatchcase(name, pattern[0]) and fnmatch.fnmatchcase(kind, pattern[1])
+            for pattern in patterns
+            if pattern
+        )
+    ]
+
+
 def thinned(pairs: list[Pair], seconds: float) -> list[Pair]:
     """As many pairs as there is time for, spread over all of them."""
     most = max(1, int(seconds / LEAST_S))
@@ -216,10 +230,13 @@ def main() -> int:
     parser.add_argument("--torment", default="*", help="torments, as patterns")
     parser.add_argument("--moment", type=int, default=0, help="this moment only")
     parser.add_argument("--list", action="store_true", help="print the table and end")
+    parser.add_argument("--except", type=Path, dest="known", help="a file: pairs to leave out")
     parser.add_argument("--sanitized", type=Path, help="a folder that sanitized.py has made")
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "torture.json")
     arguments = parser.parse_args()
     pairs = pairs_of(arguments.only, arguments.torment)
+    if arguments.known is not None:
+        pairs = without(pairs, arguments.known.read_text())
     if arguments.list:
         for name, torment in pairs:
             print(f"{name:32} {torment}")

@@ -1,5 +1,5 @@
-"""Builds the extension under AddressSanitizer and UndefinedBehaviorSanitizer, in a folder that
-has the Python files as links: build/torture-asan, for PYTHONPATH. Builds again what has changed.
+"""Builds headway's extension under AddressSanitizer and UndefinedBehaviorSanitizer, in a folder
+that has the Python files as links: build/torture-asan, for PYTHONPATH. Compiles what has changed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ def build() -> None:
 def environment(folder: Path) -> dict[str, str]:
     """What a child needs to run with it."""
     compiler = os.environ.get("CC", "gcc").split()
-    found = subprocess.run(
-        [*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    )
+    libraries = [
+        subprocess.run(
+            [*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
     return {
-        "LD_PRELOAD": found.stdout.strip(),
+        "LD_PRELOAD": " ".join(libraries),
         "PYTHONPATH": str(folder),
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ from headway.exceptions import BaseThrottledError
 
 END_S = 6.0
 """How long a task may take that nothing holds up."""
+LOST_BY = ("TaskStep", "TaskWakeup", "task_wakeup", "Task.__", "TaskWait")
+"""Callbacks of a loop: where one raises, asyncio does not resume its task again."""
+RECOVERY_S = 4.0
+"""How soon a store must work again after its server, or memory, was out of reach."""
 LEAK_RUNS = 16
 
 
@@ -35,19 +40,25 @@ class HandlerError(Exception):
 
 class Session:
     def __init__(self, operation: Operation, loop: str = "") -> None:
-        self.operation = operation
-        kind = loop or operation.loop
+        self.operation, self.kind = operation, loop or operation.loop
+        self.charged = 0
+        """How often an operation that failed had taken its tokens."""
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """New objects and a new loop, as after asyncio has lost a task."""
+        kind, operation = self.kind, self.operation
         self.loop = new_loop(kind) if kind and kind != "trio" else None
         self.elsewhere: list[BaseException] = []
         """What came out of the loop's exception handler, or could not be raised at all."""
         self.lost: WeakSet[Any] = WeakSet()
+        self.loses = False
+        """Whether asyncio has lost a task in this moment."""
         if self.loop is not None:
             asyncio.set_event_loop(self.loop)
             self.loop.set_exception_handler(self._on_loop_error)
         sys.unraisablehook = self._on_unraisable
         self.case = operation.make()
-        self.charged = 0
-        """How often an operation that failed had taken its tokens."""
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
@@ -63,7 +74,8 @@ class Session:
             where = f"{context.get('message')} {context.get('handle')!r}"
             # What a task's step raises itself, not its coroutine, ends no task: asyncio has lost
             # the task, as it does one whose future's add_done_callback finds no memory.
-            if any(name in where for name in ("TaskStep", "TaskWakeup", "task_wakeup", "Task.__")):
+            if any(name in where for name in LOST_BY):
+                self.loses = True
                 self.lost.update(asyncio.all_tasks(loop))
                 loop.call_soon(loop.stop)
 
@@ -90,22 +102,35 @@ class Session:
         """Call the operation. Harm is done at the moments from `at` to `until`, exclusive."""
         self.case.prepare()
         self.elsewhere.clear()
+        self.loses = False
         return Outcome(*helper.load().run(self.call(), harm, kinds, own, at, until))
 
     def plain(self) -> str:
-        """Call it undisturbed; what is wrong."""
+        """Call it undisturbed; what is wrong. A store that could not reach its server a few times
+        asks it again only after a while.
+        """
+        end = time.monotonic() + RECOVERY_S
+        while True:
+            problem, may_recover = self._plain()
+            if not problem or not may_recover or time.monotonic() > end:
+                return problem
+            time.sleep(0.01)
+            # What a failed call took may be given back only now, or its thread takes it only now.
+            end = end if "raises" in problem else 0.0
+
+    def _plain(self) -> tuple[str, bool]:
         case = self.case
-        case.prepare()
-        before = case.used() if case.used else 0
         try:
+            case.prepare()
+            before = case.used() if case.used else 0
             value = self.call()()
         except BaseException as error:
-            return f"afterwards it raises {error!r}"
+            return f"afterwards it raises {error!r}", isinstance(error, BaseThrottledError)
         if not case.passes(value):
-            return f"afterwards it returns {value!r}"
+            return f"afterwards it returns {value!r}", False
         if case.used and (took := case.used() - before) != case.takes:
-            return f"afterwards it takes {took} instead of {case.takes}"
-        return ""
+            return f"afterwards it takes {took} instead of {case.takes}", True
+        return "", False
 
     # --- what came of it
 
@@ -144,7 +169,7 @@ class Session:
             return problem
         try:
             if case.used:
-                took = case.used() - before
+                took = used(self) - before
                 if error is None and not case.takes <= took <= case.takes + extra:
                     return f"it took {took} instead of {case.takes}"
                 if error is not None and not 0 <= took <= case.takes + extra:
@@ -188,13 +213,17 @@ def _about_equal(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 
 def used(session: Session) -> int:
-    """What the key has given before a moment. A store may still have to get over the last one."""
+    """What the key has given. A store may still have to get over what was done to it."""
     if session.case.used is None:
         return 0
-    for _ in range(5):
-        with contextlib.suppress(BaseThrottledError):
+    end = time.monotonic() + RECOVERY_S
+    while True:
+        try:
             return session.case.used()
-    return session.case.used()
+        except BaseThrottledError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def spread(count: int, start: int = 0) -> Iterator[int]:

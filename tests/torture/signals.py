@@ -27,6 +27,7 @@ from session import END_S, HandlerError, Outcome, Session, used
 from headway.exceptions import StoreUnavailableError
 
 LOOPS_OWN = {
+    "",
     "_run_once",
     "_run",
     "run_forever",
@@ -35,7 +36,7 @@ LOOPS_OWN = {
     "<lambda>",
     "_drive",
 }
-"""Functions in which a loop loses a callback of its own when a handler raises there."""
+"""Functions in which a loop loses a callback of its own when a handler raises there; "" is none."""
 
 
 SHARED = ("shm", "sqlite", "redis", "lease", "client")
@@ -45,6 +46,7 @@ HOOKS = {"_admit", "on_limit"}
 
 
 class Signals:
+    harms_in_c = True
     KINDS = BYTE_CODE | ALLOCATION | CALL
 
     def __init__(self, action: str) -> None:
@@ -112,6 +114,12 @@ class Signals:
             outcome = None
         if self.child:
             self._end_child(session, error, value)
+        if session.loses or (session.loop is not None and self.handled and self.frame in LOOPS_OWN):
+            # asyncio has lost a task, or a callback of its own, as it does with any awaitable.
+            session.close()
+            session.begin_anew()
+            self.case = session.case
+            return ""
         problem = ""
         if isinstance(error, raised):
             came += 1
@@ -127,10 +135,6 @@ class Signals:
             problem = (
                 f"a handler raised {self.handled} times in {self.frame}, it came out {came} times"
             )
-        if session.loop is not None and self.handled and self.frame in LOOPS_OWN:
-            session.tasks()  # the loop may have lost a callback of its own
-            session.case.trouble()
-            return problem
         error = error if error is None else error.with_traceback(None)
         if outcome is None:
             error = KeyboardInterrupt()

@@ -32,6 +32,7 @@ PROGRAM_S = 60.0
 class Collector:
     """gc.set_threshold(1)."""
 
+    harms_in_c = False
     name = "collector"
 
     def applies(self, operation: Operation) -> bool:
@@ -57,6 +58,7 @@ class Collector:
 class Threads:
     """Eight threads with a switch interval of 1 µs; those of an awaited operation have loops."""
 
+    harms_in_c = False
     name = "threads"
     THREADS, CALLS = 8, 12
 
@@ -195,6 +197,7 @@ import operations
 class Ends:
     """Programs of their own: the interpreter ends, forks, or has a second one."""
 
+    harms_in_c = False
     name = "ends"
 
     def applies(self, operation: Operation) -> bool:
@@ -300,6 +303,7 @@ def _poke(thing: Any) -> None:
 class Uninitialised:
     """`T.__new__(T)` of each type of the compiled module, and what has no public constructor."""
 
+    harms_in_c = False
     name = "uninitialised"
 
     def applies(self, operation: Operation) -> bool:
@@ -387,6 +391,7 @@ class Arguments:
     special methods.
     """
 
+    harms_in_c = False
     name = "arguments"
 
     def applies(self, operation: Operation) -> bool:

@@ -137,7 +137,11 @@ class _Line:
         if time.monotonic() > self._heard + BEAT:  # we were stopped, and it may have lapsed: ask
             self._look_at = 0.0
             return
-        self._grant(reply[1].decode(), self._heard, False)
+        match reply:
+            case [_, bytes(id)]:
+                self._grant(id.decode("utf-8", "replace"), self._heard, False)
+            case _:  # no list of that server's: it is asked
+                self._look_at = 0.0
 
     def _grant(self, id: str, since: float, claimed: bool) -> None:
         """It is the turn of this one. Who is not here any more has given its place back."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, WeakSet, ref
 
 from headway import _core
+from headway._redis_errors import unavailable
 from headway.exceptions import SetUpError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -119,12 +120,27 @@ class Permits:
         """Take the steps, as a thread. Raises StoreUnavailableError."""
         if self.store._client is not None and self.store._client.awaits:
             return self._ask_by_loop(listener, steps)
-        return _read(self.store._run(*self.words(listener, steps)))
+        return self._read(self.store._run(*self.words(listener, steps)), steps)
 
     async def ask_async(self, listener: str, steps: Sequence[Step]) -> Answer:
         if self.store._client is not None and self.store._client.awaits:
             self._loop = ref(asyncio.get_running_loop())
-        return _read(await self.store._run_async(*self.words(listener, steps)))
+        return self._read(await self.store._run_async(*self.words(listener, steps)), steps)
+
+    def _read(self, reply: Any, steps: Sequence[Step]) -> Answer:
+        """What the script has answered: two counts, a time, and a place for each step."""
+        try:
+            held, waiting, lapse, *places = map(int, reply if isinstance(reply, list) else ())
+            if len(places) != len(steps):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise unavailable(
+                self.store.server,
+                "protocol",
+                f"it answers a semaphore's script {reply!r:.80}",
+                True,
+            ) from None
+        return Answer(held, waiting, lapse / 1e6, places)
 
     def _ask_by_loop(self, listener: str, steps: Sequence[Step]) -> Answer:
         """A client for asyncio can be used by its event loop alone, which asks for this thread."""
@@ -245,11 +261,6 @@ def _running_loop() -> "asyncio.AbstractEventLoop | None":
 def term_of(expiry: float) -> float:
     """Seconds of a lease's term."""
     return max(expiry, TERM_MIN)
-
-
-def _read(reply: Any) -> Answer:
-    held, waiting, lapse, *places = reply
-    return Answer(held, waiting, int(lapse) / 1e6, [int(place) for place in places])
 
 
 _all: "WeakSet[Permits]" = WeakSet()
