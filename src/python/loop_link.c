@@ -9,6 +9,8 @@
 
 #include "clock.h"
 
+static bool schedule(LoopLinkObject *self, struct kept_error *k);
+
 /* A method of the loop with one argument or two. 0; -1: the loop is closed, or refuses, which is kept. */
 static int ask_loop(PyObject *loop, const char *method, int fd, PyObject *callback, struct kept_error *k) {
     PyObject *args[] = {PyLong_FromLong(fd), callback};
@@ -123,6 +125,7 @@ void loop_link_step(LoopLinkObject *self, bool readable, struct kept_error *k) {
     }
     if (tls_raise(&self->tls)) {
         error_keep(k);
+        schedule(self, k); /* the connection is closed; what is asked goes over a new one */
     }
     wait_flush(self->module);
     Py_DECREF(loop);
