@@ -23,8 +23,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools import Command, Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
@@ -144,13 +143,22 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
 
-class Wheel(bdist_wheel):
-    def get_tag(self) -> tuple[str, str, str]:
-        return TARGET.tag if TARGET else super().get_tag()
+def commands() -> dict[str, type[Command]]:
+    if not TARGET:
+        return {"build_ext": BuildExtension}
+    # A setuptools that is older than the one of pyproject.toml does not have this command; only
+    # wheels for another Python need it.
+    from setuptools.command.bdist_wheel import bdist_wheel
+
+    class Wheel(bdist_wheel):
+        def get_tag(self) -> tuple[str, str, str]:
+            return TARGET.tag if TARGET else super().get_tag()
+
+    return {"build_ext": BuildExtension, "bdist_wheel": Wheel}
 
 
 setup(
-    cmdclass={"build_ext": BuildExtension, "bdist_wheel": Wheel},
+    cmdclass=commands(),
     ext_modules=[
         Extension(
             "headway._core",
