@@ -470,7 +470,7 @@ def test_a_lease_that_means_nothing_is_named(lease: Any) -> None:
 
 def test_a_lease_can_be_in_the_url_and_in_the_options(server: RedisServer) -> None:
     for store in (
-        from_url(f"{server.url}?lease=50ms"),
+        from_url(f"{server.url}?lease=10s"),
         RedisStore(f"{server.url}?lease=100"),
         RedisStore(server.url, {"LEASE": {"tokens": 100}}),
         RedisStore(server.url, {"CONNECTION_POOL_KWARGS": {"lease": "1.5 s"}}),
