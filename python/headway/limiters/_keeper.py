@@ -49,11 +49,14 @@ class Keeper:
             if self._thread is None:
                 self._wakes_at = NEVER
                 thread = threading.Thread(target=self._run, name="headway-leases", daemon=True)
-                self._thread = thread
                 try:
+                    self._thread = thread
                     thread.start()
                 except RuntimeError:  # the interpreter is ending: leases lapse
                     self._thread = None
+                except BaseException:  # it may run all the same: `_run` sees to that
+                    self._thread = None
+                    raise
             elif due < self._wakes_at:
                 self._wakes_at = due
                 self._wake.put(None)
@@ -65,6 +68,11 @@ class Keeper:
                 self._busy.discard(permits)
 
     def _run(self) -> None:
+        with self._lock:  # of several that were started, when starting was interrupted, one goes on
+            if self._thread is None:
+                self._thread = threading.current_thread()
+            if self._thread is not threading.current_thread():
+                return
         pause: float | None = 0.0
         while pause is not None:
             with suppress(Empty):

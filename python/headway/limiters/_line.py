@@ -34,13 +34,29 @@ FIRST, OTHERS = 64, 192
 class Waiter:
     """One who wants a permit."""
 
-    __slots__ = ("claimed", "granted", "id", "place", "signal", "since", "term")
+    __slots__ = (
+        "arrived",
+        "claimed",
+        "granted",
+        "held",
+        "id",
+        "place",
+        "signal",
+        "since",
+        "term",
+        "waiting",
+    )
 
     def __init__(self, id: str, term: float) -> None:
         self.id = id
         self.term = term
         self.place = 0
         self.granted = False
+        self.arrived = False
+        """Whether the server has answered that it is here."""
+        self.held: int | None = None
+        self.waiting: int | None = None
+        """What the server said last, for the message when the time is over."""
         self.claimed = True
         """Whether its lease has a term of its own already."""
         self.since = 0.0
@@ -83,18 +99,27 @@ class _Line:
         return permits
 
     def newcomer(self, expiry: float) -> Waiter:
-        """One who is about to join. Whoever makes it drops it."""
-        waiter = Waiter(f"{self.listener}:{next(self.permits.numbers)}", term_of(expiry))
+        """One who is about to join."""
+        return Waiter(f"{self.listener}:{next(self.permits.numbers)}", term_of(expiry))
+
+    def expect(self, waiter: Waiter) -> None:
+        """News of this one may come. Whoever says so drops it."""
         self.newcomers[waiter.id] = waiter
-        return waiter
 
     def drop(self, waiter: Waiter) -> None:
         self.newcomers.pop(waiter.id, None)
+
+    def leave(self, waiter: Waiter) -> None:
+        """This one waits no more, wherever it was interrupted."""
+        self.newcomers.pop(waiter.id, None)
+        self.waiters.pop(waiter.id, None)
 
     def joined(self, waiter: Waiter, answer: Answer, asked: float) -> bool:
         """Read the answer to a newcomer: whether it has its permit. Else it is to wait."""
         with self.lock:
             waiter.place = answer.places[0]
+            waiter.arrived = True
+            waiter.held, waiter.waiting = answer.held, answer.waiting
             if waiter.place == 0:
                 waiter.grant(asked, True)
             elif not self.waiters:
@@ -121,6 +146,7 @@ class _Line:
         with self.lock:
             self._plan(answer, asked)
             for waiter, place in zip(who, answer.places, strict=True):
+                waiter.held, waiter.waiting = answer.held, answer.waiting
                 if place == 0:
                     self._grant(waiter.id, asked, True)
                 elif place > 0:
@@ -201,6 +227,10 @@ class LedLine(_Line):
                 if self._leader is not None:
                     self._wake(self._leader)
 
+    def leave(self, waiter: Waiter) -> None:
+        super().leave(waiter)
+        self._resign(waiter)
+
     def _wake(self, waiter: Waiter) -> None:
         if waiter.signal is not None:
             waiter.signal.set()
@@ -216,10 +246,10 @@ class ThreadLine(LedLine):
     def wait(self, waiter: Waiter, until: float) -> bool:
         """Wait for the permit; False when it has not come in time."""
         waiter.signal = threading.Event()
-        with self.lock:
-            if not waiter.granted:
-                self.waiters[waiter.id] = waiter
         try:
+            with self.lock:
+                if not waiter.granted:
+                    self.waiters[waiter.id] = waiter
             while not waiter.granted:
                 now = time.monotonic()
                 if now >= until:
@@ -304,9 +334,9 @@ class LoopLine(AwaitingLine):
 
     async def wait(self, waiter: Waiter, until: float) -> bool:
         loop = asyncio.get_running_loop()
-        self.waiters[waiter.id] = waiter
         timer = None
         try:
+            self.waiters[waiter.id] = waiter
             while not waiter.granted:
                 pause = until - time.monotonic()
                 if pause <= 0:
@@ -330,15 +360,14 @@ class LoopLine(AwaitingLine):
         try:
             while self.waiters:
                 await self._turn(FOREVER + time.monotonic())
-        except BaseException as error:
-            unavailable = isinstance(error, StoreUnavailableError)
+        except Exception as error:  # of the server, or of a store of the user's own
             for waiter in list(self.waiters.values()):
-                if unavailable and not waiter.signal.done():
+                if waiter.signal is not None and not waiter.signal.done():
                     waiter.signal.set_exception(error)
-                else:
-                    self._wake(waiter)  # who is not cancelled too makes another task
-            if not unavailable:
-                raise
+        except BaseException:
+            for waiter in list(self.waiters.values()):
+                self._wake(waiter)  # who is not cancelled too makes another task
+            raise
         finally:
             self._task = None
 
