@@ -63,7 +63,7 @@ def interrupt(operation: Callable[[], object], at: int) -> str | None:
             nonlocal before
             if event == "opcode":
                 was, before = before, frame.f_lasti
-                if was in checks:
+                if (was, before) in checks:
                     pass_by(frame)
             return local
 
@@ -89,11 +89,11 @@ def _comes_from(error: BaseException | None) -> bool:
     return False
 
 
-_known: dict[CodeType, frozenset[int]] = {}
+_known: dict[CodeType, frozenset[tuple[int, int]]] = {}
 
 
-def _checks(code: CodeType) -> frozenset[int]:
-    """Offsets of the instructions after which a signal's handler may run.
+def _checks(code: CodeType) -> frozenset[tuple[int, int]]:
+    """Offsets of the instructions after which a signal's handler may run, and of the next ones.
 
     What it raises comes out of that instruction, and what the tracer raises out of the next one.
     Where these two lie in different `try` blocks the tracer would raise in the wrong one.
@@ -102,11 +102,16 @@ def _checks(code: CodeType) -> frozenset[int]:
     if found is None:
         steps = list(dis.get_instructions(code))
         handlers = _handlers(code)
-        found = _known[code] = frozenset(
-            each.offset
+        pairs = [
+            (each.offset, following.offset)
             for each, following in itertools.pairwise(steps)
-            if (each.opname.startswith("CALL") or "JUMP_BACKWARD" in each.opname)
-            and handlers.get(each.offset) == handlers.get(following.offset)
+            if each.opname.startswith("CALL")
+        ]
+        pairs += [(each.offset, each.argval) for each in steps if "JUMP_BACKWARD" in each.opname]
+        found = _known[code] = frozenset(
+            (before, after)
+            for before, after in pairs
+            if handlers.get(before) == handlers.get(after)
         )
     return found
 

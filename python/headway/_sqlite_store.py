@@ -250,6 +250,12 @@ class SQLiteStore(AtomicStore):
         rows = self._ask("SELECT key FROM headway_states WHERE expires > ?", self._now())
         return [row[0] for row in rows]
 
+    def _keys_under(self, prefix: bytes) -> list[bytes]:
+        """The keys that begin with `prefix`, which does not end in 0xff."""
+        after = prefix[:-1] + bytes([prefix[-1] + 1])
+        sql = "SELECT key FROM headway_states WHERE key >= ? AND key < ? AND expires > ?"
+        return [row[0] for row in self._ask(sql, prefix, after, self._now())]
+
     def clear(self, key: bytes | None = None) -> None:
         """Forget `key`, or all keys."""
         if key is None:
