@@ -55,7 +55,7 @@ def interrupt(operation: Callable[[], object], at: int) -> str | None:
         if event != "call" or not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = True
-        if frame.f_code.co_flags & 0x80 == 0 or frame.f_lasti <= 0:  # not a coroutine that goes on
+        if frame.f_code.co_flags & 0xA0 == 0 or frame.f_lasti <= 0:  # not one that goes on
             pass_by(frame)
         checks, before = _checks(frame.f_code), -1
 

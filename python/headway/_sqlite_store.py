@@ -123,6 +123,8 @@ class SQLiteStore(AtomicStore):
     """
 
     TYPE: ClassVar[str] = "sqlite"
+    _is_serial: ClassVar[bool] = True
+    """All of it happens under one lock: more threads would only wait for it."""
 
     def __init__(
         self,
@@ -249,6 +251,20 @@ class SQLiteStore(AtomicStore):
         """The keys there are."""
         rows = self._ask("SELECT key FROM headway_states WHERE expires > ?", self._now())
         return [row[0] for row in rows]
+
+    def _data_version(self) -> int | None:
+        """What is another number when another connection has written; None where that is not known.
+
+        A step of this process does not change it.
+        """
+        with self._lock:
+            try:
+                if self._open is None or (self._is_to_be_checked() and self._was_replaced()):
+                    return None
+                found = self._open.execute("PRAGMA data_version").fetchone()[0]
+            except sqlite3.Error:
+                return None
+            return found  # type: ignore[no-any-return]
 
     def _keys_under(self, prefix: bytes) -> list[bytes]:
         """The keys that begin with `prefix`, which does not end in 0xff."""

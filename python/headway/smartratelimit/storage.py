@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -24,6 +25,7 @@ from headway._core import Ledger, now_ns
 from headway._forks import open_after_fork
 from headway._redis_url import SCHEMES
 from headway._sqlite_store import SQLiteStore, path_of
+from headway._workers import in_worker
 from headway.exceptions import SetUpError, StoreUnavailableError
 from headway.smartratelimit._arguments import whole
 from headway.smartratelimit.exceptions import StorageUnavailable
@@ -221,6 +223,10 @@ class SQLiteStorage(Storage):
             self._store = SQLiteStore(db_path)
         except SetUpError as error:
             raise StorageUnavailable(str(error)) from error
+
+    async def update_async(self, key: str, step: Step[_A]) -> _A:
+        """In a thread: another process may have the file for a while."""
+        return await in_worker(self._store, partial(self.update, key, step))
 
     def now(self) -> int:
         """The clock that all processes of the file share: it does not step when the wall clock is
@@ -424,9 +430,7 @@ class RedisStorage(Storage):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # another library's loop: its threads wait
-            import trio
-
-            return await trio.to_thread.run_sync(self.update, key, step)
+            return await in_worker(self._store, partial(self.update, key, step))
         lines = self._loops.setdefault(loop, {})
         line = lines.get(key)
         if line is None:
