@@ -207,3 +207,35 @@ def test_while_nothing_happens_no_name_is_read(
     for visitor in visitors:
         visitor.join(DEADLINE_S)
         assert not visitor.is_alive()
+
+
+def test_a_listeners_connection_is_closed_when_nobody_has_waited_for_a_while(
+    path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("headway.limiters._line.QUIET", 0.05)
+    store = SQLiteStore(path)
+    threaded = SyncSemaphore("threads", 1, max_sleep=60, connection=store)
+    with threaded:
+        visitor = threading.Thread(target=lambda: threaded.__enter__())
+        visitor.start()
+        line: Any = threaded._pool.permits.lines.of_threads()  # type: ignore[attr-defined]
+        eventually(lambda: line._blocking is not None, "a connection to listen on")
+    visitor.join(DEADLINE_S)
+    eventually(lambda: line._blocking is None, "the connection is closed")
+
+    async def main() -> None:
+        semaphore = AsyncSemaphore("tasks", 1, max_sleep=60, connection=store)
+        async with semaphore:
+            waiting = asyncio.ensure_future(semaphore.__aenter__())
+            line: Any = semaphore._pool.permits.lines.of_loop()  # type: ignore[attr-defined]
+            while line._blocking is None:
+                await asyncio.sleep(0.001)
+        await within(waiting)
+
+        async def closed() -> None:
+            while line._blocking is not None:
+                await asyncio.sleep(0.005)
+
+        await within(closed())
+
+    asyncio.run(main())

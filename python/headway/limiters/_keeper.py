@@ -64,7 +64,8 @@ class Keeper:
     def rest(self, permits: "Permits") -> None:
         """Let go of these permits, if none is held: then their name may be defined anew."""
         with self._lock, permits.lock:
-            if not permits.leases and not permits.given_back:
+            quiet_at = permits.lines.quiet_at(time.monotonic())
+            if not permits.leases and not permits.given_back and quiet_at is None:
                 self._busy.discard(permits)
 
     def _run(self) -> None:
