@@ -208,7 +208,7 @@ class _Line:
         """Call `hang_up_if_quiet` after so many seconds: the keeper's thread does."""
         from headway.limiters._keeper import keeper_of
 
-        keeper_of(self.permits).watch(self.permits, time.monotonic() + seconds)
+        keeper_of(self.permits).watch_connections(self.permits, time.monotonic() + seconds)
 
     def hang_up_if_quiet(self, now: float) -> float | None:
         """Close the connection of a line in which nobody has waited for a while.

@@ -225,9 +225,6 @@ class Permits:
                     self.given_back[lease.id] = [now], lease.until
             instants += [lease.due for lease in self.leases.values()]
             instants += [when[0] for when, _ in self.given_back.values()]
-        quiet_at = self.lines.quiet_at(now)
-        if quiet_at is not None:
-            instants.append(quiet_at)
         return min(instants) if instants else None
 
     def _due(self, now: float) -> tuple[list[str], list[Lease]]:
