@@ -399,7 +399,8 @@ class LoopLine(AwaitingLine):
 
     def _look_later(self, seconds: float) -> None:
         """In the event loop, whose connection it is."""
-        asyncio.get_running_loop().call_later(seconds, _look_at_line, ref(self))
+        line: ref[LoopLine] = ref(self)
+        asyncio.get_running_loop().call_later(seconds, _look_at_line, line)
 
     async def _listen(self) -> None:
         """The task: it looks and listens while somebody waits."""
