@@ -35,7 +35,7 @@ from weakref import WeakSet
 from headway._atomic_store import AtomicStore
 from headway._boot_clock import boot_name, offset_ns
 from headway._core import VirtualClock
-from headway._interrupts import if_free
+from headway._interrupts import comes_from_a_handler, if_free
 from headway._sqlite_file import identity_of as _identity_of
 from headway._sqlite_file import make_private, remove_left_behind
 from headway.algorithms import expires_ns
@@ -498,6 +498,8 @@ class SQLiteStore(AtomicStore):
                 try:
                     news, job.answer = job.step(tuple(olds))
                 except Exception as error:
+                    if comes_from_a_handler(error):
+                        raise  # it is not the step's, which may be another thread's
                     job.error = error
                     continue
                 for key, old, new in zip(job.keys, olds, news, strict=True):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headway._core import RateLimitResult
+from headway._interrupts import comes_from_a_handler
 
 if TYPE_CHECKING:
     import logging
@@ -154,8 +155,8 @@ class _Next:
         try:
             result: object = hook.on_limit(call_next, self._context)
         except Exception as error:
-            if error is call_next._error:  # not the hook's: it only let the error pass
-                raise
+            if error is call_next._error or comes_from_a_handler(error):
+                raise  # not the hook's: it only let the error pass
             _logger().exception("Hook %r raised during on_limit", hook)
         else:
             if isinstance(result, RateLimitResult):
@@ -258,8 +259,8 @@ class _AsyncNext:
         try:
             result: object = await hook.on_limit(call_next, self._context)
         except Exception as error:
-            if error is call_next._error:  # not the hook's: it only let the error pass
-                raise
+            if error is call_next._error or comes_from_a_handler(error):
+                raise  # not the hook's: it only let the error pass
             _logger().exception("Hook %r raised during on_limit", hook)
         else:
             if isinstance(result, RateLimitResult):

@@ -296,6 +296,8 @@ static PyObject *enter_place(SemaphoreObject *s, const char *method) {
     return PyObject_CallMethod(s->place, method, "O", (PyObject *)s);
 }
 
+#define LATE_TRIES 4
+
 /* A signal's handler may raise in the method, even before its first instruction. Then `leave_late` does the rest: the list `ended` says
  * which entry it is. The handler's exception is raised afterwards. */
 static PyObject *leave_place(SemaphoreObject *s, const char *method, PyObject *const *args, Py_ssize_t nargs) {
@@ -309,7 +311,11 @@ static PyObject *leave_place(SemaphoreObject *s, const char *method, PyObject *c
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         PyObject *is_task = strcmp(method, "leave") == 0 ? Py_False : Py_True;
-        PyObject *late = PyObject_CallMethod(s->place, "leave_late", "OOO", destroyed, ended, is_task);
+        PyObject *late = NULL;
+        for (int i = 0; late == NULL && i < LATE_TRIES; i++) { /* a handler may raise again */
+            PyErr_Clear();
+            late = PyObject_CallMethod(s->place, "leave_late", "OOO", destroyed, ended, is_task);
+        }
         if (late == NULL) {
             PyErr_WriteUnraisable(s->place);
         }

@@ -138,7 +138,11 @@ class Door:
                 return
             answer = self._late(line, waiter)
         except BaseException as error:
-            self._undo(line, waiter, holder, error)
+            try:
+                self._undo(line, waiter, holder, error)
+            except BaseException:  # interrupted once more; doing it twice changes nothing
+                self._undo(line, waiter, holder, error)
+                raise
             raise
         raise semaphore._max_sleep_error(*answer)
 
@@ -197,7 +201,11 @@ class Door:
                 return
             answer = self._late(line, waiter)
         except BaseException as error:
-            self._undo(line, waiter, holder, error)
+            try:
+                self._undo(line, waiter, holder, error)
+            except BaseException:  # interrupted once more; doing it twice changes nothing
+                self._undo(line, waiter, holder, error)
+                raise
             raise
         raise semaphore._max_sleep_error(*answer)
 

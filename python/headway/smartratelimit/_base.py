@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from headway._core import Ledger, Observation, parse_headers
 from headway._forks import open_after_fork
+from headway._interrupts import comes_from_a_handler
 from headway.smartratelimit._arguments import invalid, number
 from headway.smartratelimit._bodies import graphql_cost
 from headway.smartratelimit._costs import Preset, defaults, preset
@@ -283,6 +284,8 @@ class LimiterBase:
         return answer
 
     def _failing(self, error: Exception) -> None:
+        if comes_from_a_handler(error):
+            raise error
         if self._fail_closed:
             if isinstance(error, StorageUnavailable):
                 raise error

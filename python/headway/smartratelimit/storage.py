@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from headway._core import Ledger, now_ns
 from headway._forks import open_after_fork
+from headway._interrupts import comes_from_a_handler
 from headway._redis_url import SCHEMES
 from headway._sqlite_store import SQLiteStore, path_of
 from headway._workers import in_worker
@@ -315,6 +316,8 @@ class _Line:
             try:
                 state, job.answer = job.step(state)
             except Exception as error:
+                if comes_from_a_handler(error):
+                    raise  # it is not the step's, which may be another thread's
                 job.error = error
         return state or b""
 
