@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from headway._atomic_store import AtomicStore
 from headway._core import RateLimitResult, RateLimitState, Step
+from headway._workers import in_worker, start_in_worker
 
 __all__ = [
     "limit",
@@ -119,13 +120,11 @@ async def _update_async(place: AtomicStore, step: Step) -> None:
         return
     apart = _Apart(place, step)
     if _in_trio():
-        from headway._trio import in_thread
-
-        await in_thread(apart.run)  # it is not abandoned when it is cancelled
+        await in_worker(place, apart.run)  # it is not abandoned when it is cancelled
         return
     import asyncio
 
-    future = asyncio.get_running_loop().run_in_executor(None, apart.run)
+    future = start_in_worker(place, apart.run)
     try:
         await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -143,6 +142,8 @@ class _Apart:
         self._done = self._left = False
 
     def run(self) -> None:
+        if self._left:
+            return
         self._place._update(self._step)
         with self._lock:
             self._done = True
@@ -201,18 +202,22 @@ def _rest(place: AtomicStore, step: Step) -> float:
 # ---- what nobody waits for: a thread does it, one for all, as long as there is something to do
 
 _later: deque[Callable[[], object]] = deque()
-_later_lock = threading.Lock()
+_later_lock = threading.RLock()
 _later_runs = False
 
 
 def _do_later(work: Callable[[], object]) -> None:
     global _later_runs
+    _later.append(work)
     with _later_lock:
-        _later.append(work)
         if _later_runs:
             return
-        _later_runs = True
-    threading.Thread(target=_work_off, name="headway-later").start()
+        try:
+            _later_runs = True
+            threading.Thread(target=_work_off, name="headway-later").start()
+        except BaseException:  # it may run all the same: two do the work as well as one
+            _later_runs = False
+            raise
 
 
 def _work_off() -> None:
@@ -237,7 +242,7 @@ _freed_lock = threading.Lock()
 def _after_fork() -> None:
     """What was given up before is the parent's to give away."""
     global _freed_lock, _later_lock, _later_runs
-    _freed_lock, _later_lock, _later_runs = threading.Lock(), threading.Lock(), False
+    _freed_lock, _later_lock, _later_runs = threading.Lock(), threading.RLock(), False
     _freed.clear()
     _later.clear()
 

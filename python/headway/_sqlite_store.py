@@ -27,6 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from weakref import WeakSet
@@ -34,6 +35,9 @@ from weakref import WeakSet
 from headway._atomic_store import AtomicStore
 from headway._boot_clock import boot_name, offset_ns
 from headway._core import VirtualClock
+from headway._interrupts import comes_from_a_handler, if_free
+from headway._sqlite_file import identity_of as _identity_of
+from headway._sqlite_file import make_private, remove_left_behind
 from headway.algorithms import expires_ns
 from headway.exceptions import SetUpError, StoreUnavailableError
 
@@ -52,11 +56,10 @@ ATTEMPTS_AT_ONCE = 30
 """So often a file that another process is writing is tried without a pause. That takes 0.1 ms, as
 the shortest pause does too; a transaction is done in 25 us. With four processes there
 are a fifth more transactions a second."""
+CHECK_S = 1.0
+"""So often a process looks whether its file is the one that the path names. That costs 2 us."""
 PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
 """Between two attempts after that: at first, and at most."""
-
-_Lock: Any = threading.RLock
-"""A lock that knows whether this thread has it: `_is_owned`, which threading.Condition uses too."""
 
 _A = TypeVar("_A")
 Step = Callable[[bytes | None], tuple[bytes | None, _A]]
@@ -95,12 +98,14 @@ def path_of(url: str) -> str:
 class _Job(Generic[_A]):
     """One step that waits for its turn; then its answer or its error."""
 
-    __slots__ = ("answer", "done", "error", "expires", "keys", "step")
+    __slots__ = ("answer", "error", "expires", "keys", "outcome", "step")
 
     def __init__(self, keys: tuple[bytes, ...], step: Any, expires: int | None) -> None:
         # The step takes and makes a tuple, as long as the keys are.
         self.keys, self.step, self.expires = keys, step, expires
-        self.done = False
+        self.outcome: list[bool] | None = None
+        """Shared by the jobs of a transaction, so that one operation marks all as done: it holds
+        something when the transaction was committed, or failed with the error of each job."""
         self.answer: Any = None
         self.error: BaseException | None = None
 
@@ -118,6 +123,8 @@ class SQLiteStore(AtomicStore):
     """
 
     TYPE: ClassVar[str] = "sqlite"
+    _is_serial: ClassVar[bool] = True
+    """All of it happens under one lock: more threads would only wait for it."""
 
     def __init__(
         self,
@@ -141,6 +148,11 @@ class SQLiteStore(AtomicStore):
             )
         self._busy_timeout = float(busy_timeout)
         self._open: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that is open; None where no path names it."""
+        self._checked = 0.0
+        self._was_made = False
+        """Whether this object made the file that it is about to open."""
         self._start_afresh()
         with _fork_lock:
             _stores.add(self)
@@ -176,50 +188,48 @@ class SQLiteStore(AtomicStore):
         self._take(_Job(step.keys, step, None))
 
     def _try_update(self, step: "Decision", /) -> bool:
-        if self._open is None or self._jobs or self._lock._is_owned():
+        if self._open is None or self._jobs:
             return False  # opening may have to wait for others, too
+        if self._is_to_be_checked() and self._was_replaced():
+            return False
         job: _Job[None] = _Job(step.keys, step, None)
-        try:
-            if not self._lock.acquire(blocking=False):
-                return False
-            try:
-                self._transact([job], patient=False)
-            except (sqlite3.Error, SetUpError) as error:
-                if _is_busy(error):
-                    return False
-                raise self._unavailable(error) from error
-        finally:
-            # A signal handler may raise as soon as the lock was taken, so the lock itself is asked
-            # whether it was; and it may raise in the first of the two attempts to release it.
-            try:
-                if self._lock._is_owned():
-                    self._lock.release()
-            finally:
-                if self._lock._is_owned():
-                    self._lock.release()
+        if not if_free(self._lock, self._try, job):
+            return False
         if job.error is not None:
             raise job.error
         return True
 
-    def _take(self, job: _Job[_A]) -> _A:
-        if self._lock._is_owned():
-            self._take_within(job)
-        self._jobs.append(job)
+    def _try(self, job: _Job[None]) -> bool:
+        """Take a step, if no other process has the file."""
+        if self._open is None:
+            return False
         try:
+            self._transact([job], patient=False)
+        except (sqlite3.Error, SetUpError) as error:
+            if _is_busy(error):
+                return False
+            raise self._unavailable(error) from error
+        return True
+
+    def _take(self, job: _Job[_A]) -> _A:
+        try:
+            if self._lock._is_owned():
+                self._take_within()
+            self._jobs.append(job)
             with self._lock:
-                while not job.done:
+                while not job.outcome:
+                    job.outcome = None  # what was under way was interrupted
                     if job not in self._jobs:  # a signal handler forked: the queue is a new one
                         self._jobs.append(job)
-                    self._work(job)
-        except BaseException:  # interrupted: nobody is to do it later
-            with contextlib.suppress(ValueError):
-                self._jobs.remove(job)
+                    self._work()
+        except BaseException:  # interrupted: no other thread is to take the step later
+            _discard(self._jobs, job)
             raise
         if job.error is not None:
             raise job.error
         return job.answer  # type: ignore[no-any-return]
 
-    def _take_within(self, job: _Job[_A]) -> None:
+    def _take_within(self) -> None:
         """Called by a signal handler, or by a step, while this thread has the lock."""
         connection = self._open
         if connection is not None and connection.in_transaction:
@@ -242,6 +252,26 @@ class SQLiteStore(AtomicStore):
         rows = self._ask("SELECT key FROM headway_states WHERE expires > ?", self._now())
         return [row[0] for row in rows]
 
+    def _data_version(self) -> int | None:
+        """What is another number when another connection has written; None where that is not known.
+
+        A step of this process does not change it.
+        """
+        with self._lock:
+            try:
+                if self._open is None or (self._is_to_be_checked() and self._was_replaced()):
+                    return None
+                found = self._open.execute("PRAGMA data_version").fetchone()[0]
+            except sqlite3.Error:
+                return None
+            return found  # type: ignore[no-any-return]
+
+    def _keys_under(self, prefix: bytes) -> list[bytes]:
+        """The keys that begin with `prefix`, which does not end in 0xff."""
+        after = prefix[:-1] + bytes([prefix[-1] + 1])
+        sql = "SELECT key FROM headway_states WHERE key >= ? AND key < ? AND expires > ?"
+        return [row[0] for row in self._ask(sql, prefix, after, self._now())]
+
     def clear(self, key: bytes | None = None) -> None:
         """Forget `key`, or all keys."""
         if key is None:
@@ -252,31 +282,45 @@ class SQLiteStore(AtomicStore):
     def close(self) -> None:
         """Close the file. The next operation opens it again; what was in memory is gone."""
         with self._lock:
-            if self._open is not None:
-                self._open.close()
-                self._open = None
+            connection, self._open = self._open, None
+            if connection is not None:
+                connection.close()
 
     def __del__(self) -> None:
         connection = getattr(self, "_open", None)
         if connection is None or _fork_lock is None:  # the latter where the interpreter ends
             return
-        if not _fork_lock.acquire(blocking=False):
-            _abandoned.append(connection)  # another thread forks: closed afterwards
-            return
-        try:
+        if _fork_lock._is_owned():
             connection.close()
-        finally:
-            _fork_lock.release()
+        elif if_free(_fork_lock, _close, connection) is None:
+            _abandoned.append(connection)  # another thread forks: closed afterwards
 
     # ---- one connection for each process
 
     def _start_afresh(self) -> None:
-        self._lock = _Lock()
+        # An RLock knows its owner. So what was interrupted as it was acquired can be released, and
+        # a step or a signal's handler that uses the store again gets an error, not a deadlock.
+        self._lock: Any = threading.RLock()
         self._jobs: deque[_Job[Any]] = deque()
         self._open = None
         self._swept = self._now()
 
+    def _is_to_be_checked(self) -> bool:
+        """Whether the last look at what the path names is longer ago than CHECK_S."""
+        return time.monotonic() - self._checked > CHECK_S
+
+    def _was_replaced(self) -> bool:
+        """Whether the path names another file than the one that is open, or none."""
+        if self._file != _identity_of(self.path):
+            return True
+        self._checked = time.monotonic()
+        return False
+
     def _connection(self) -> sqlite3.Connection:
+        if self._open is not None and self._is_to_be_checked() and self._was_replaced():
+            # It was deleted. New processes make a new file, and the limits are to be one.
+            connection, self._open = self._open, None
+            connection.close()
         if self._open is None:
             # Of several who make a new file at once SQLite refuses some, however patient they are.
             until = time.monotonic() + self._busy_timeout
@@ -284,7 +328,11 @@ class SQLiteStore(AtomicStore):
                 try:
                     self._open = self._connect()
                 except SetUpError as error:
-                    if not _is_busy(error.__cause__) or time.monotonic() > until:
+                    if self._was_made and "disk I/O" in str(error.__cause__):
+                        remove_left_behind(self.path)
+                        self._was_made = False
+                        continue
+                    if not _is_busy(error) or time.monotonic() > until:
                         raise
                     time.sleep(LONGEST_PAUSE_S * random.random())
         return self._open
@@ -294,6 +342,12 @@ class SQLiteStore(AtomicStore):
             raise SetUpError(
                 f"Cannot open {self.path!r}: there is no directory {str(Path(self.path).parent)!r}."
             )
+        try:
+            self._was_made = make_private(self.path)
+        except OSError as error:
+            raise SetUpError(
+                f"Cannot use {self.path!r} as a store: it cannot be made ({error.strerror})."
+            ) from error
         connection = None
         try:
             connection = sqlite3.connect(
@@ -308,22 +362,21 @@ class SQLiteStore(AtomicStore):
             self._check(connection)
             self._agree_on_time(connection)
             connection.execute("PRAGMA busy_timeout = 0")  # from here on, waiting is ours
+            self._file, self._checked = _identity_of(self.path), time.monotonic()
             return connection
-        except sqlite3.Error as error:
+        except BaseException as error:
             if connection is not None:
                 connection.close()
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise SetUpError(f"Cannot use {self.path!r} as a store: {_reason(error)}") from error
-        except SetUpError:
-            if connection is not None:
-                connection.close()
-            raise
 
     def _make(self, connection: sqlite3.Connection) -> None:
         """Make the table in a file that is new. Of several processes one does, the others wait."""
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -360,8 +413,8 @@ class SQLiteStore(AtomicStore):
         found = "SELECT offset FROM headway_clock WHERE boot = ?"
         row = connection.execute(found, (boot,)).fetchone()
         if row is None:
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 connection.execute(
                     "INSERT OR IGNORE INTO headway_clock VALUES (?, ?)", (boot, ours)
                 )
@@ -400,33 +453,37 @@ class SQLiteStore(AtomicStore):
             except (sqlite3.Error, SetUpError) as error:
                 raise self._unavailable(error) from error
 
-    def _work(self, mine: _Job[Any]) -> None:
-        """Take the steps of all who wait, in their order, until there are none."""
-        while jobs := self._jobs:
-            batch: list[_Job[Any]] = []
-            with contextlib.suppress(IndexError):  # a signal handler that asks takes all there are
-                while len(batch) < BATCH:
-                    batch.append(jobs.popleft())
+    def _work(self) -> None:
+        """Take the steps of all who wait, in their order, until there are none.
+
+        A job stays in the queue until it is done, so what is interrupted waits again.
+        """
+        while batch := [job for job in islice(self._jobs.copy(), BATCH) if job.outcome is None]:
             try:
                 self._transact(batch)
             except (sqlite3.Error, SetUpError) as error:
+                failed = [False]
                 for job in batch:
                     job.error = self._unavailable(error)
                     job.error.__cause__ = error
-                    job.done = True
+                    job.outcome = failed
+                for job in batch:
+                    _discard(self._jobs, job)
                 return  # the others, who wait for the lock, try for themselves
-            except BaseException:  # interrupted: all of it was undone, and the others wait again
-                jobs.extendleft(job for job in reversed(batch) if job is not mine)
-                raise
             for job in batch:
-                job.done = True
+                _discard(self._jobs, job)
 
     def _transact(self, batch: list[_Job[Any]], patient: bool = True) -> None:
-        connection = self._connection()
-        if connection.in_transaction:
-            _roll_back(connection)  # of one that was interrupted in the middle of its rollback
+        """Take the steps in one transaction, and mark them as done when it was committed."""
+        outcome: list[bool] = []
+        for job in batch:
+            job.outcome = outcome
+        connection, is_ending = None, False
         try:
-            # Within the `try`: a signal handler may raise between BEGIN and the next line.
+            connection = self._connection()
+            if connection.in_transaction:
+                _roll_back(connection)  # of one that was interrupted in the middle of its rollback
+            # BEGIN is in the `try`: a signal's handler may raise as soon as it has returned.
             if patient:
                 self._patiently(connection, "BEGIN IMMEDIATE")
             else:
@@ -441,6 +498,8 @@ class SQLiteStore(AtomicStore):
                 try:
                     news, job.answer = job.step(tuple(olds))
                 except Exception as error:
+                    if comes_from_a_handler(error):
+                        raise  # it is not the step's, which may be another thread's
                     job.error = error
                     continue
                 for key, old, new in zip(job.keys, olds, news, strict=True):
@@ -453,10 +512,19 @@ class SQLiteStore(AtomicStore):
             if now - self._swept > SWEEP_NS:
                 connection.execute(_SWEEP, (now,))
                 self._swept = now
+            is_ending = True
             connection.execute("COMMIT")
+            outcome.append(True)
         except BaseException as error:
-            _roll_back(connection)
-            if connection is self._open or not isinstance(error, sqlite3.Error):
+            is_sqlite = isinstance(error, sqlite3.Error)
+            if is_ending and not is_sqlite and not _is_open(connection):
+                outcome.append(True)  # interrupted after the COMMIT: all of it counts
+                raise
+            if connection is not None:
+                _roll_back(connection)
+            for job in batch:
+                job.outcome = None
+            if not is_sqlite or connection is None or connection is self._open:
                 raise
         else:
             return
@@ -473,8 +541,13 @@ class SQLiteStore(AtomicStore):
             if isinstance(error, SetUpError)
             else f"{self.path!r} cannot answer: {_reason(error)}"
         )
-        made.fault = "timeout" if "locked" in str(error) else "database"
+        made.fault = "timeout" if _is_busy(error) else "database"
         return made
+
+
+def _close(connection: sqlite3.Connection) -> bool:
+    connection.close()
+    return True
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -486,8 +559,23 @@ def _roll_back(connection: sqlite3.Connection) -> None:
                 connection.interrupt()
 
 
+def _is_open(connection: sqlite3.Connection | None) -> bool:
+    """Whether a transaction is open; not so in a connection that was closed."""
+    with contextlib.suppress(sqlite3.ProgrammingError):
+        return connection is not None and connection.in_transaction
+    return False
+
+
 def _is_busy(error: BaseException | None) -> bool:
-    return "locked" in str(error)
+    """Whether another connection has the file. What SQLite says counts, not the file's name."""
+    if isinstance(error, SetUpError):
+        error = error.__cause__
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _discard(jobs: "deque[_Job[Any]]", job: _Job[Any]) -> None:
+    with contextlib.suppress(ValueError):
+        jobs.remove(job)
 
 
 def _reason(error: Exception) -> str:
@@ -513,7 +601,7 @@ def _let_others_run() -> None:
 # ---- forks
 
 _stores: "WeakSet[SQLiteStore]" = WeakSet()
-_fork_lock = threading.RLock()
+_fork_lock: Any = threading.RLock()
 """Who forks has it, and who opens a new store or drops one. A store's own lock comes after it."""
 _quiet: list[SQLiteStore] = []
 """Those whose locks this fork holds."""
@@ -527,20 +615,21 @@ def _before_fork() -> None:
     """Wait until nobody uses a file, and close it."""
     _fork_lock.acquire()
     for store in list(_stores):
+        _quiet.append(store)  # before it is acquired: a signal's handler may raise in between
         # Longer than a transaction can take. A signal handler that forks in the middle of one has
         # the lock already; then the transaction begins anew, in both processes.
         if not store._lock.acquire(timeout=store._busy_timeout + 1):
             continue
-        _quiet.append(store)
         if store._open is not None and store.path != ":memory:":
+            connection, store._open = store._open, None
             with contextlib.suppress(sqlite3.Error):
-                store._open.close()
-            store._open = None
+                connection.close()
 
 
 def _after_fork_in_parent() -> None:
     for store in _quiet:
-        store._lock.release()
+        if store._lock._is_owned():
+            store._lock.release()
     _quiet.clear()
     while _abandoned:
         _abandoned.pop().close()

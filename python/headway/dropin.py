@@ -57,6 +57,7 @@ def install(*names: str) -> None:
                 )
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+    _reach_workers()
     for name, found in modules.items():
         sys.modules.update(found)
         parent, _, child = name.rpartition(".")
@@ -177,6 +178,51 @@ def _parent(name: str) -> ModuleType:
     parent.__path__ = _EverywhereOnPath(name)  # type: ignore[assignment]
     sys.modules[name] = parent
     return parent
+
+
+def _installed() -> list[str]:
+    """The names that are installed now."""
+    return [name for name, mirror in _MIRRORS.items() if _is_ours(name, mirror)]
+
+
+def _is_ours(name: str, mirror: str) -> bool:
+    return name in sys.modules and sys.modules[name] is sys.modules.get(mirror)
+
+
+class _InWorker:
+    """What installs the names in the process that unpickles it."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return install, tuple(self.names)
+
+
+def _reach_workers() -> None:
+    """Let processes that multiprocessing spawns have the mirrors before they import the program.
+
+    Such a process unpickles what `get_preparation_data` returns, and imports the program then. The
+    server of forkserver, which would import it first, leaves that to its children.
+    """
+    from multiprocessing import spawn
+
+    original = spawn.get_preparation_data
+    if getattr(original, "_is_of_headway", False):
+        return
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = original(name)
+        names = _installed()
+        if names and name == "ignore":  # for the server of forkserver
+            for key in ("main_path", "init_main_from_path", "init_main_from_name"):
+                data.pop(key, None)
+        elif names:
+            data["headway.dropin"] = _InWorker(names)
+        return data
+
+    get_preparation_data._is_of_headway = True  # type: ignore[attr-defined]
+    spawn.get_preparation_data = get_preparation_data
 
 
 class _Finder(MetaPathFinder, Loader):

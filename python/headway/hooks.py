@@ -13,12 +13,14 @@ so however a hook misbehaves, the quota is consumed at most once.
 first, and the hooks then see a decision that has been taken.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headway._core import RateLimitResult
+from headway._interrupts import comes_from_a_handler
 
 if TYPE_CHECKING:
     import logging
@@ -153,8 +155,8 @@ class _Next:
         try:
             result: object = hook.on_limit(call_next, self._context)
         except Exception as error:
-            if error is call_next._error:  # not the hook's: it only let the error pass
-                raise
+            if error is call_next._error or comes_from_a_handler(error):
+                raise  # not the hook's: it only let the error pass
             _logger().exception("Hook %r raised during on_limit", hook)
         else:
             if isinstance(result, RateLimitResult):
@@ -193,9 +195,24 @@ async def enter_async(
 
 
 class _AsyncNext:
-    """As `_Next`, for hooks that are awaited. One that is cancelled ends the decision."""
+    """As `_Next`, for hooks that are awaited.
 
-    __slots__ = ("_at", "_context", "_do_limit", "_error", "_hooks", "_result")
+    Calls at the same time share one run. A cancellation is no outcome: a hook may have cancelled
+    its call itself (`asyncio.wait_for`), and the next call goes on. What lies below is kept, so
+    that a decision that was taken is not taken again.
+    """
+
+    __slots__ = (
+        "_at",
+        "_below",
+        "_context",
+        "_do_limit",
+        "_ended",
+        "_error",
+        "_hooks",
+        "_is_running",
+        "_result",
+    )
 
     def __init__(
         self, hooks: Sequence[AsyncHook], at: int, do_limit: AsyncLimit, context: HookContext
@@ -205,29 +222,45 @@ class _AsyncNext:
         self._do_limit = do_limit
         self._context = context
         self._result: RateLimitResult | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
+        self._below: _AsyncNext | None = None
+        self._is_running = False
+        self._ended: Any = None
+        """The event that those wait for who call while it is running."""
 
     async def __call__(self) -> RateLimitResult:
+        while self._is_running:
+            if self._ended is None:
+                self._ended = _event()
+            await self._ended.wait()
         if self._error is not None:
             raise self._error
         if self._result is None:
             try:
+                self._is_running = True
                 self._result = await self._run()
-            except BaseException as error:
+            except Exception as error:
                 self._error = error
                 raise
+            finally:
+                self._is_running = False
+                if self._ended is not None:
+                    self._ended.set()
+                    self._ended = None
         return self._result
 
     async def _run(self) -> RateLimitResult:
         if self._at == len(self._hooks):
             return await self._do_limit()
         hook = self._hooks[self._at]
-        call_next = _AsyncNext(self._hooks, self._at + 1, self._do_limit, self._context)
+        if self._below is None:
+            self._below = _AsyncNext(self._hooks, self._at + 1, self._do_limit, self._context)
+        call_next = self._below
         try:
             result: object = await hook.on_limit(call_next, self._context)
         except Exception as error:
-            if error is call_next._error:  # not the hook's: it only let the error pass
-                raise
+            if error is call_next._error or comes_from_a_handler(error):
+                raise  # not the hook's: it only let the error pass
             _logger().exception("Hook %r raised during on_limit", hook)
         else:
             if isinstance(result, RateLimitResult):
@@ -236,6 +269,18 @@ class _AsyncNext:
                 "Hook %r returned %r from on_limit, must be a RateLimitResult", hook, result
             )
         return await call_next()
+
+
+def _event() -> Any:
+    """An event of the library that runs the event loop."""
+    if "trio" in sys.modules:
+        from headway._trio import in_trio
+
+        if in_trio():
+            return sys.modules["trio"].Event()
+    import asyncio
+
+    return asyncio.Event()
 
 
 def _logger() -> "logging.Logger":

@@ -284,6 +284,7 @@ static void fork_child(struct fork_owner *o) {
     for (struct shared_file *f = files; f != NULL; f = f->next) {
         lock_init(&f->register_lock);
         atomic_store(&f->number, 0); /* the number is the parent's */
+        shared_forked(f);
     }
     pthread_mutex_unlock(&files_mutex);
 }

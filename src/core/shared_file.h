@@ -10,8 +10,9 @@
  *
  * A process has one mapping and one descriptor of a file, whoever opens it. It takes a number when it first needs one, and a
  * forked child another; numbers are not used again. A process lives while it holds a record lock on the byte of its slot. The kernel
- * drops that lock when the process ends, however it ends, and tells across pid namespaces. The kernel also drops it when the
- * process closes any descriptor of the file, as daemons do that close whatever is open. So where the lock is gone, but a process of
+ * drops that lock when the process ends, however it ends, and tells across pid namespaces. It also drops it when the process closes
+ * the descriptor, as daemons do that close whatever is open (and any descriptor of the file, on systems whose locks belong to
+ * processes and not to open file descriptions). So where the lock is gone, but a process of
  * that pid runs, the process is taken to live: which is safe, since who lives is robbed and who is dead is succeeded. */
 #ifndef HEADWAY_SHARED_FILE_H
 #define HEADWAY_SHARED_FILE_H
@@ -134,6 +135,9 @@ static inline uint32_t shared_number(struct shared_file *f, struct shared_error 
 
 /* Is the descriptor still the file's? Daemons close what is open, and the number may be another file's since. */
 bool shared_descriptor_is_ours(const struct shared_file *f);
+
+/* In a forked child: gives it a descriptor whose locks end with it, and with no other process. */
+void shared_forked(struct shared_file *f);
 
 /* Does the process of that number still live? Makes a system call. */
 bool shared_lives(struct shared_file *f, uint32_t number);

@@ -9,6 +9,16 @@
 
 #include "shared_file.h"
 
+/* Locks of the open file description where the system has them: they are not lost when the process closes another descriptor of the
+ * file. A forked child shares the description, so `shared_forked` gives it one of its own. */
+#ifdef F_OFD_SETLK
+#define SET_LOCK F_OFD_SETLK
+#define GET_LOCK F_OFD_GETLK
+#else
+#define SET_LOCK F_SETLK
+#define GET_LOCK F_GETLK
+#endif
+
 static struct flock byte_of(const struct shared_file *f, uint32_t slot, short type) {
     return (struct flock){
         .l_type = type,
@@ -46,9 +56,13 @@ static uint64_t own_pid_space(void) {
     return stat("/proc/self/ns/pid", &status) == 0 ? (uint64_t)status.st_ino : 0;
 }
 
+static bool pid_exists(int pid) {
+    return pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
+}
+
 /* A process that runs: not one that is gone, nor one that waits to be buried. */
 static bool pid_runs(int pid) {
-    if (pid <= 0 || (kill(pid, 0) != 0 && errno != EPERM)) {
+    if (!pid_exists(pid)) {
         return false;
     }
     char path[64], text[512];
@@ -67,15 +81,19 @@ static bool pid_runs(int pid) {
     return name_end == NULL || name_end[1] == 0 || (name_end[2] != 'Z' && name_end[2] != 'X');
 }
 
-static bool runs_here(const struct shared_slot *s) {
+static bool is_of_this_space(const struct shared_slot *s) {
     uint64_t space = atomic_load_explicit(&s->pid_space, memory_order_relaxed);
-    return space != 0 && space == own_pid_space() && pid_runs(atomic_load_explicit(&s->pid, memory_order_relaxed));
+    return space != 0 && space == own_pid_space();
+}
+
+static bool runs_here(const struct shared_slot *s) {
+    return is_of_this_space(s) && pid_runs(atomic_load_explicit(&s->pid, memory_order_relaxed));
 }
 
 /* Takes the byte of a slot, unless somebody lives there who has only lost the lock. */
 static bool take_slot(struct shared_file *f, uint32_t slot) {
     struct flock lock = byte_of(f, slot, F_WRLCK);
-    if (fcntl(f->descriptor, F_SETLK, &lock) != 0) {
+    if (fcntl(f->descriptor, SET_LOCK, &lock) != 0) {
         return false;
     }
     const struct shared_slot *s = &f->registry[slot];
@@ -83,7 +101,7 @@ static bool take_slot(struct shared_file *f, uint32_t slot) {
         return true;
     }
     lock.l_type = F_UNLCK;
-    fcntl(f->descriptor, F_SETLK, &lock);
+    fcntl(f->descriptor, SET_LOCK, &lock);
     return false;
 }
 
@@ -121,6 +139,23 @@ static uint32_t register_here(struct shared_file *f, struct shared_error *error)
     return 0;
 }
 
+void shared_forked(struct shared_file *f) {
+#ifdef F_OFD_SETLK
+    char path[64];
+    if (!shared_descriptor_is_ours(f)) {
+        return;
+    }
+    snprintf(path, sizeof path, "/proc/self/fd/%d", f->descriptor); /* the file may have no name any more */
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        close(f->descriptor);
+        f->descriptor = fd;
+    }
+#else
+    (void)f;
+#endif
+}
+
 uint32_t shared_register(struct shared_file *f, struct shared_error *error) {
     lock_acquire(&f->register_lock);
     uint32_t number = atomic_load(&f->number);
@@ -144,7 +179,7 @@ static struct shared_slot *slot_of(struct shared_file *f, uint32_t number, uint3
 
 static bool is_locked(struct shared_file *f, uint32_t slot) {
     struct flock lock = byte_of(f, slot, F_WRLCK);
-    return fcntl(f->descriptor, F_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+    return fcntl(f->descriptor, GET_LOCK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
 bool shared_lives(struct shared_file *f, uint32_t number) {
@@ -157,7 +192,8 @@ bool shared_lives(struct shared_file *f, uint32_t number) {
         return false;
     }
     if (shared_descriptor_is_ours(f) && is_locked(f, slot)) {
-        return true;
+        /* A child of a process that is gone keeps its lock, where a system call made it that runs no fork handlers. */
+        return !is_of_this_space(s) || pid_exists(atomic_load_explicit(&s->pid, memory_order_relaxed));
     }
     return runs_here(s);
 }

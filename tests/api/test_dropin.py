@@ -5,6 +5,7 @@ Each test is a program in an interpreter of its own: what is imported there stay
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable
@@ -339,3 +340,22 @@ class TestCommand:
         done = command("--help")
         assert done.returncode == 0
         assert "usage: python -m headway.dropin" in done.stdout
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_have_the_mirrors_however_they_are_started(
+    method: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(
+        "import multiprocessing, sys\n"
+        "from limiters import SyncSemaphore\n"
+        "def work():\n"
+        "    assert SyncSemaphore.__module__.startswith('headway.')\n"
+        "if __name__ == '__main__':\n"
+        "    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    print('exit code', process.exitcode)\n"
+    )
+    run = command("limiters", "--", "program.py", method)
+    assert run.stdout.split() == ["exit", "code", "0"], run.stderr

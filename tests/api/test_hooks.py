@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from headway import Hook, HookContext, MemoryStore, RateLimitResult, RateLimitState, Throttled
-from headway.hooks import build_hook_chain, run_chain
+from headway import (
+    AsyncHook,
+    Hook,
+    HookContext,
+    MemoryStore,
+    RateLimitResult,
+    RateLimitState,
+    Throttled,
+)
+from headway.hooks import build_hook_chain, run_chain, run_chain_async
 
 Next = Callable[[], RateLimitResult]
 ADMITTED = RateLimitResult(False, RateLimitState(5, 4, 1, 0))
@@ -260,3 +269,75 @@ def test_a_hook_is_told_the_quota(quota: Any, told: list[str]) -> None:
     (found,) = seen
     rules = found if isinstance(found, tuple) else [] if found is None else [found]
     assert [str(rule) for rule in rules] == told
+
+
+class Awaiting(AsyncHook):
+    def __init__(self, act: Callable[[Any], Any]) -> None:
+        self.act = act
+
+    async def on_limit(self, call_next: Any, context: HookContext) -> RateLimitResult:
+        return await self.act(call_next)  # type: ignore[no-any-return]
+
+
+def awaited(act: Callable[[Any], Any], *inner: Callable[[Any], Any]) -> tuple[Any, int]:
+    """Take a decision through awaited hooks; its result, and how often the limiter was asked."""
+    limiter = Limiter()
+
+    async def limit() -> RateLimitResult:
+        return limiter()
+
+    async def run() -> Any:
+        hooks = [Awaiting(act), *map(Awaiting, inner)]
+        task = asyncio.ensure_future(run_chain_async(hooks, limit, "k", 2, "gcra", "memory"))
+        await asyncio.wait([task], timeout=30)
+        assert not task.cancelled(), "cancelled, and nobody has cancelled it"
+        return task.result()
+
+    return asyncio.run(run()), limiter.calls
+
+
+def test_a_timeout_in_a_hook_cancels_no_request_and_counts_once() -> None:
+    slept: list[int] = []
+
+    async def impatient(call_next: Any) -> Any:
+        return await asyncio.wait_for(call_next(), 0.01)
+
+    async def slow(call_next: Any) -> Any:
+        result = await call_next()
+        slept.append(1)
+        if len(slept) == 1:
+            await asyncio.sleep(60)
+        return result
+
+    assert awaited(impatient, slow) == (ADMITTED, 1)
+
+
+def test_calling_next_twice_at_once_consumes_once() -> None:
+    async def twice(call_next: Any) -> Any:
+        first, second = await asyncio.gather(call_next(), call_next())
+        assert first is second
+        return first
+
+    async def slow(call_next: Any) -> Any:
+        await asyncio.sleep(0)
+        return await call_next()
+
+    assert awaited(twice, slow) == (ADMITTED, 1)
+
+
+def test_a_request_that_is_cancelled_stays_cancelled() -> None:
+    async def waiting(call_next: Any) -> Any:
+        await asyncio.sleep(60)
+
+    async def run() -> bool:
+        async def limit() -> RateLimitResult:
+            return ADMITTED
+
+        chained = run_chain_async([Awaiting(waiting)], limit, "k", 2, "gcra", "memory")
+        task = asyncio.ensure_future(chained)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=30)
+        return task.cancelled()
+
+    assert asyncio.run(run())

@@ -117,6 +117,7 @@ FILE_SHAPE = {
     "malformed": "int",
     "first_malformed_line": "NoneType",
     "first_malformed": "NoneType",
+    "early": "int",
     "late": "int",
     "late_by_seconds": "int",
     "without_user": "int",

@@ -211,3 +211,48 @@ def test_blocks_are_whole_lines_however_the_bytes_arrive(
             blocks = list(LogFile(str(path)).blocks())
             assert b"".join(blocks).rstrip(b"\n") == data.rstrip(b"\n")
             assert all(block.endswith(b"\n") for block in blocks)
+
+
+@pytest.mark.parametrize("at", [0, 100, 300], ids=["first", "middle", "last"])
+def test_one_line_from_the_future_does_not_take_all_later_ones_along(
+    at: int, write: Write, report: Report
+) -> None:
+    lines = [log_line(n // 10, f"192.0.2.{n % 7}") for n in range(300)]
+    neighbour = lines[min(at, 299)]
+    odd = neighbour.replace("/2025:", "/2095:").replace("/2024:", "/2094:")
+    assert odd != neighbour
+    result = report(write([*lines[:at], odd, *lines[at:]]), "--quota", "3/s", "--no-spread")
+    clean = report(
+        write([*lines[:at], neighbour, *lines[at:]], "clean.log"), "--quota", "3/s", "--no-spread"
+    )
+    assert results(result) == results(clean)
+    assert result["files"][0]["early"] == 1
+    assert result["files"][0]["late"] == 0
+
+
+def test_days_without_a_request_are_believed(write: Write, report: Report) -> None:
+    lines = [log_line(second) for second in range(30)]
+    lines += [log_line(second + 3 * 86_400) for second in range(30)]
+    file = report(write(lines), "--quota", "3/s")["files"][0]
+    assert (file["early"], file["late"]) == (0, 0)
+
+
+def test_a_size_of_thousands_of_digits_is_the_most_that_counts(
+    write: Write, report: Report
+) -> None:
+    lines = [log_line(0, size="9" * 5000), log_line(1, size="10")]
+    assert report(write(lines), "--quota", "5/m", "--cost", "bytes")["files"][0]["malformed"] == 0
+
+
+def test_gzip_is_seen_in_a_pipe_that_holds_one_byte_at_first(tmp_path: Path) -> None:
+    data = gzip.compress(as_bytes(some_lines()))
+
+    class Pipe(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+            return super().read1(1 if self.tell() < 5 else size)  # type: ignore[arg-type]
+
+    path = tmp_path / "x"
+    path.write_bytes(b"")
+    file = LogFile(str(path))
+    file._file = Pipe(data)  # type: ignore[assignment]
+    assert b"".join(file.blocks()).count(b"\n") == 300

@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from headway import _core
+from headway._forks import open_after_fork
 from headway.contrib._entries import Entry, Limits, order_of, rules_of
 from headway.contrib._facts import Facts
 from headway.contrib._headers import HEADERS, RESETS
@@ -106,7 +107,7 @@ class Policy:
                     "each a name of its own, and one scope to both if that is meant."
                 )
         self._down = False
-        self._lock = threading.Lock()
+        self._lock = open_after_fork(threading.Lock())
         for entry in self.entries:
             if isinstance(entry.rule, Concurrency):
                 self._semaphore(entry.rule, f"{entry.prefix}set-up")  # refuses what has no permits

@@ -35,6 +35,38 @@ class _Nothing:
         yield
 
 
+class _Release:
+    """The end of a lease, awaited. Where that does not come to its end, the keeper ends it."""
+
+    __slots__ = ("_lease", "_permits")
+
+    def __init__(self, permits: Permits, lease: Lease) -> None:
+        self._permits = permits
+        self._lease: Lease | None = lease
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._run(self._lease).__await__()
+
+    async def _run(self, lease: Lease | None) -> None:
+        if lease is None:
+            return
+        try:
+            await self._permits.ask_async("", [("leave", lease.id, 0, 0)])
+        except BaseException as error:
+            self._give_back()
+            if not isinstance(error, StoreUnavailableError):
+                raise
+        self._lease = None
+
+    def _give_back(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._permits.give_back(lease.id, lease.term)
+
+    def __del__(self) -> None:
+        self._give_back()
+
+
 class _Entry:
     """One who has come in: by a lease, by the fallback store's semaphore, or without a permit.
 
@@ -60,7 +92,8 @@ class Door:
         self._count = 0
         self._prune_at = _FIRST_PRUNE
         self._entries: dict[int, list[_Entry]] = {}
-        """By the holder's identity: a holder's weak reference is always the same object."""
+        """By the holder's identity: a holder's weak reference is always the same object. Each
+        block that was entered and not left has one, though its lease may have lapsed."""
 
     @property
     def name(self) -> str:
@@ -81,54 +114,65 @@ class Door:
     # Threads.
 
     def enter(self, semaphore: Any) -> None:
-        """What `with` does. Raises MaxSleepExceededError, StoreUnavailableError."""
-        holder = _core._holder_thread()
+        """What `with` does. Raises MaxSleepExceededError, StoreUnavailableError.
+
+        An interruption (headway._interrupts) gives back what may have been taken. So nothing is
+        called between the taking of a permit and the return.
+        """
         line = self.permits.lines.of_threads()
-        waiter = line.newcomer(semaphore.expiry)
+        holder = _core._holder_thread()
         until = _until(semaphore.max_sleep)
-        arrived = False
+        waiter = line.newcomer(semaphore.expiry)
         try:
             try:
-                granted = line.join(waiter)
-                arrived = True
-                if granted or line.wait(waiter, until):
-                    self._take(waiter, holder)
+                line.expect(waiter)
+                if line.join(waiter) or line.wait(waiter, until):
+                    self._take(line, waiter, holder)
                     return
-                answer = self.permits.ask("", [waiter.step("leave")])
             except StoreUnavailableError as error:
                 self._lost(waiter, error)
                 fallback = self._policy(semaphore, error)
                 if fallback is not None:
                     fallback.__enter__()
-                self._let_in(holder, fallback)
+                self._let_in(line, waiter, holder, fallback)
                 return
+            answer = self._late(line, waiter)
         except BaseException as error:
-            if not isinstance(error, (StoreUnavailableError, MaxSleepExceededError)):
-                self.permits.give_back(waiter.id, waiter.term, arriving=not arrived)
+            try:
+                self._undo(line, waiter, holder, error)
+            except BaseException:  # interrupted once more; doing it twice changes nothing
+                self._undo(line, waiter, holder, error)
+                raise
             raise
-        finally:
-            line.drop(waiter)
-        raise semaphore._max_sleep_error(answer.held, answer.waiting)
+        raise semaphore._max_sleep_error(*answer)
 
-    def leave(self, semaphore: Any, destroyed: bool) -> None:
-        """What the end of `with` does."""
-        entry = self._ending(_core._holder_thread(), destroyed=False, of_tasks=False)
+    def leave(self, semaphore: Any, destroyed: bool, ended: list[_Entry | None]) -> None:
+        """What the end of `with` does. `ended` gets the entry that it ends, before anything else.
+
+        When this raises, the caller goes on with `leave_late`.
+        """
+        self._end(_core._holder_thread(), False, False, ended)
+        entry = ended[0]
         if entry is None:
             return
         if entry.lease is None:
             if entry.fallback is not None:
                 entry.fallback.__exit__(None, None, None)
-            return
-        if destroyed:
+        elif destroyed:
             self.permits.give_back(entry.lease.id, entry.lease.term)
-            return
-        try:
-            self.permits.ask("", [("leave", entry.lease.id, 0, 0)])
-        except StoreUnavailableError:
+        else:
+            try:
+                self.permits.ask("", [("leave", entry.lease.id, 0, 0)])
+            except StoreUnavailableError:
+                self.permits.give_back(entry.lease.id, entry.lease.term)
+
+    def leave_late(self, destroyed: bool, ended: list[_Entry | None], is_task: bool) -> None:
+        """Do what a leave that was interrupted has not done; doing it twice changes nothing."""
+        holder = _core._holder_task() if is_task else _core._holder_thread()
+        self._end(holder, destroyed and is_task, is_task, ended)
+        entry = ended[0]
+        if entry is not None and entry.lease is not None:
             self.permits.give_back(entry.lease.id, entry.lease.term)
-        except BaseException:
-            self.permits.give_back(entry.lease.id, entry.lease.term)
-            raise
 
     # Tasks: the same, awaited.
 
@@ -140,35 +184,35 @@ class Door:
 
     async def _enter_async(self, semaphore: Any, holder: Holder) -> None:
         line = self.permits.lines.of_loop()
-        waiter = line.newcomer(semaphore.expiry)
         until = _until(semaphore.max_sleep)
-        arrived = False
+        waiter = line.newcomer(semaphore.expiry)
         try:
             try:
-                granted = await line.join(waiter)
-                arrived = True
-                if granted or await line.wait(waiter, until):
-                    self._take(waiter, holder)
+                line.expect(waiter)
+                if await line.join(waiter) or await line.wait(waiter, until):
+                    self._take(line, waiter, holder)
                     return
-                answer = await self.permits.ask_async("", [waiter.step("leave")])
             except StoreUnavailableError as error:
                 self._lost(waiter, error)
                 fallback = self._policy(semaphore, error)
                 if fallback is not None:
                     await fallback.__aenter__()
-                self._let_in(holder, fallback)
+                self._let_in(line, waiter, holder, fallback)
                 return
+            answer = self._late(line, waiter)
         except BaseException as error:
-            if not isinstance(error, (StoreUnavailableError, MaxSleepExceededError)):
-                self.permits.give_back(waiter.id, waiter.term, arriving=not arrived)
+            try:
+                self._undo(line, waiter, holder, error)
+            except BaseException:  # interrupted once more; doing it twice changes nothing
+                self._undo(line, waiter, holder, error)
+                raise
             raise
-        finally:
-            line.drop(waiter)
-        raise semaphore._max_sleep_error(answer.held, answer.waiting)
+        raise semaphore._max_sleep_error(*answer)
 
-    def leave_async(self, semaphore: Any, destroyed: bool) -> Any:
+    def leave_async(self, semaphore: Any, destroyed: bool, ended: list[_Entry | None]) -> Any:
         """What the end of `async with` does: which lease it is, is settled before it is awaited."""
-        entry = self._ending(_core._holder_task(), destroyed, of_tasks=True)
+        self._end(_core._holder_task(), destroyed, True, ended)
+        entry = ended[0]
         if entry is None:
             return _Nothing()
         if entry.lease is None:
@@ -178,57 +222,82 @@ class Door:
         if destroyed:  # nothing can be awaited in a coroutine that is being closed
             self.permits.give_back(entry.lease.id, entry.lease.term)
             return _Nothing()
-        return self._release(entry.lease)
-
-    async def _release(self, lease: Lease) -> None:
-        try:
-            await self.permits.ask_async("", [("leave", lease.id, 0, 0)])
-        except StoreUnavailableError:
-            self.permits.give_back(lease.id, lease.term)
-        except BaseException:
-            self.permits.give_back(lease.id, lease.term)
-            raise
+        return _Release(self.permits, entry.lease)
 
     # Leases.
 
-    def _take(self, waiter: Waiter, holder: Holder) -> None:
+    def _take(self, line: Any, waiter: Waiter, holder: Holder) -> None:
         permits = self.permits
         lease = waiter.lease(holder)
         with permits.lock:
             permits.leases[lease.id] = lease
             self._add(_Entry(holder, lease))
+        line.drop(waiter)
         keeper_of(permits).watch(permits, lease.due)
 
-    def _let_in(self, holder: Holder, fallback: Any) -> None:
+    def _let_in(self, line: Any, waiter: Waiter, holder: Holder, fallback: Any) -> None:
+        line.drop(waiter)
         with self.permits.lock:
             self._add(_Entry(holder, None, fallback))
+
+    def _undo(self, line: Any, waiter: Waiter, holder: Holder, error: BaseException) -> None:
+        """Give back what an enter that failed or was interrupted may have taken."""
+        arriving = not waiter.arrived
+        if not isinstance(error, (StoreUnavailableError, MaxSleepExceededError)):
+            with self.permits.lock:
+                self.permits.leases.pop(waiter.id, None)
+                for entry in list(self._entries.get(id(holder), ())):
+                    if entry.lease is not None and entry.lease.id == waiter.id:
+                        self._remove(entry)
+            self.permits.give_back(waiter.id, waiter.term, arriving=arriving)
+        line.leave(waiter)
+
+    def _late(self, line: Any, waiter: Waiter) -> tuple[int | None, int | None]:
+        """No permit came in time: leave the line. How many were held and waiting, if known."""
+        line.drop(waiter)
+        self.permits.give_back(waiter.id, waiter.term)
+        waiting = waiter.waiting
+        return waiter.held, waiting if waiting is None else max(waiting - 1, 0)
 
     def _add(self, entry: _Entry) -> None:
         if self._count >= self._prune_at:
             self._prune()
-        self._entries.setdefault(id(entry.holder), []).append(entry)
+        own = self._entries.get(id(entry.holder))
+        if own is None:
+            self._entries[id(entry.holder)] = [entry]
+        else:
+            own.append(entry)
         self._count += 1
 
     def _prune(self) -> None:
         """Forgets lapsed entries whose leave has not come, but for the youngest of them."""
         for entry in [one for one in self._all() if not self._counts(one)][:-_LAPSED_KEPT]:
             self._remove(entry)
+        self._count = sum(map(len, list(self._entries.values())))
         self._prune_at = max(2 * self._count, _FIRST_PRUNE)
 
-    def _ending(self, holder: Holder, destroyed: bool, of_tasks: bool) -> _Entry | None:
-        """Whose entry a leave of `holder` ends. None where its lease has lapsed or is the
-        parent's of a fork.
+    def _end(
+        self, holder: Holder, destroyed: bool, of_tasks: bool, ended: list[_Entry | None]
+    ) -> None:
+        """Put the entry that a leave of `holder` ends into `ended`, once, and take it out here.
+
+        None where its lease has lapsed, or is the parent's of a fork: there is nothing to end.
         """
         with self.permits.lock:
-            entry = self._choose(holder, destroyed, of_tasks)
-            if entry is None:
-                return None
-            self._remove(entry)
-            if entry.lease is not None and self.permits.leases.pop(entry.lease.id, None) is None:
-                entry = None
+            if not ended:
+                entry = self._choose(holder, destroyed, of_tasks)
+                is_here = entry is None or entry.lease is None
+                is_here = is_here or entry.lease.id in self.permits.leases  # type: ignore[union-attr]
+                ended.append(entry if is_here else None)
+                if entry is not None and not is_here:
+                    self._remove(entry)
+            entry = ended[0]
+            if entry is not None:
+                self._remove(entry)
+                if entry.lease is not None:
+                    self.permits.leases.pop(entry.lease.id, None)
         if not self.permits.leases:
             keeper_of(self.permits).rest(self.permits)
-        return entry
 
     def _choose(self, holder: Holder, destroyed: bool, of_tasks: bool) -> _Entry | None:
         """The holder's own youngest, mostly; the rules are those of leave_thread and leave_task in
@@ -267,11 +336,12 @@ class Door:
         )
 
     def _remove(self, entry: _Entry) -> None:
-        own = self._entries[id(entry.holder)]
-        own.remove(entry)
-        self._count -= 1
+        own = self._entries.get(id(entry.holder), [])
+        if entry in own:
+            own.remove(entry)
+            self._count -= 1
         if not own:
-            del self._entries[id(entry.holder)]
+            self._entries.pop(id(entry.holder), None)
 
     # A server that does not answer.
 

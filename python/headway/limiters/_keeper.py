@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from headway.exceptions import StoreUnavailableError
 from headway.limiters import _permits
@@ -38,6 +38,9 @@ class Keeper:
         self._lock = threading.RLock()  # the collector may end a lease while one is being made
         self._at_work = threading.Lock()
         self._busy: set[Permits] = set()
+        self._quiet: WeakSet[Permits] = WeakSet()
+        """Those that have connections on which nobody listens. A name that is dropped drops its
+        connections, so the keeper does not keep it."""
         self._thread: threading.Thread | None = None
         self._wake = SimpleQueue[None]()
         self._wakes_at = NEVER
@@ -46,17 +49,30 @@ class Keeper:
         """Look after these permits, and first at the instant `due`."""
         with self._lock:
             self._busy.add(permits)
-            if self._thread is None:
-                self._wakes_at = NEVER
-                thread = threading.Thread(target=self._run, name="headway-leases", daemon=True)
+            self._begin(due)
+
+    def watch_connections(self, permits: "Permits", due: float) -> None:
+        """Close the connections of these permits, if they are not used, at the instant `due`."""
+        with self._lock:
+            self._quiet.add(permits)
+            self._begin(due)
+
+    def _begin(self, due: float) -> None:
+        """Let the thread look at the instant `due`, under the lock."""
+        if self._thread is None:
+            self._wakes_at = NEVER
+            thread = threading.Thread(target=self._run, name="headway-leases", daemon=True)
+            try:
                 self._thread = thread
-                try:
-                    thread.start()
-                except RuntimeError:  # the interpreter is ending: leases lapse
-                    self._thread = None
-            elif due < self._wakes_at:
-                self._wakes_at = due
-                self._wake.put(None)
+                thread.start()
+            except RuntimeError:  # the interpreter is ending: leases lapse
+                self._thread = None
+            except BaseException:  # it may run all the same: `_run` sees to that
+                self._thread = None
+                raise
+        elif due < self._wakes_at:
+            self._wakes_at = due
+            self._wake.put(None)
 
     def rest(self, permits: "Permits") -> None:
         """Let go of these permits, if none is held: then their name may be defined anew."""
@@ -65,6 +81,11 @@ class Keeper:
                 self._busy.discard(permits)
 
     def _run(self) -> None:
+        with self._lock:  # of several that were started, when starting was interrupted, one goes on
+            if self._thread is None:
+                self._thread = threading.current_thread()
+            if self._thread is not threading.current_thread():
+                return
         pause: float | None = 0.0
         while pause is not None:
             with suppress(Empty):
@@ -75,7 +96,7 @@ class Keeper:
         """Look once after all. Return the seconds until the next time; None to end."""
         with self._lock:
             busy = list(self._busy)
-            if not busy and may_end:
+            if not busy and not self._quiet and may_end:
                 self._thread = None
                 return None
             # Whoever adds something from here on wakes us.
@@ -92,6 +113,15 @@ class Keeper:
                     self._busy.add(permits)  # whoever left meanwhile may have let go of them
                 continue
             self.rest(permits)
+        with self._lock:
+            quiet = list(self._quiet)
+        for permits in quiet:
+            due = permits.lines.quiet_at(time.monotonic())
+            if due is not None:
+                instants.append(due)
+                continue
+            with self._lock:
+                self._quiet.discard(permits)
         with self._lock:
             self._wakes_at = min(instants) if self._wake.empty() else 0.0
             return max(self._wakes_at - time.monotonic(), 0.0)

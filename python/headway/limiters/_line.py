@@ -26,6 +26,8 @@ GRACE = 5.0
 """Seconds for which those in line put up with a server that does not answer."""
 PATIENCE = 3.0
 """Seconds after which a thread in line makes sure that there is a leader."""
+QUIET = 5.0
+"""Seconds without a waiter after which a listener's connection is closed."""
 FOREVER = 1e7
 FIRST, OTHERS = 64, 192
 """So many from the head of the line are told of each time, and so many of the others, in turn."""
@@ -34,13 +36,29 @@ FIRST, OTHERS = 64, 192
 class Waiter:
     """One who wants a permit."""
 
-    __slots__ = ("claimed", "granted", "id", "place", "signal", "since", "term")
+    __slots__ = (
+        "arrived",
+        "claimed",
+        "granted",
+        "held",
+        "id",
+        "place",
+        "signal",
+        "since",
+        "term",
+        "waiting",
+    )
 
     def __init__(self, id: str, term: float) -> None:
         self.id = id
         self.term = term
         self.place = 0
         self.granted = False
+        self.arrived = False
+        """Whether the server has answered that it is here."""
+        self.held: int | None = None
+        self.waiting: int | None = None
+        """What the server said last, for the message when the time is over."""
         self.claimed = True
         """Whether its lease has a term of its own already."""
         self.since = 0.0
@@ -69,6 +87,10 @@ class _Line:
         self.newcomers: dict[str, Waiter] = {}
         """Those who are asking: news of them may be read before the reply to them is."""
         self._blocking: Any = None
+        self._used = 0.0
+        """When somebody waited last."""
+        self.quiet_at: float | None = None
+        """When the connection is to be looked at; None where nobody does."""
         self._heard = self._look_at = 0.0
         self._round = 0
         self._failing_since: float | None = None
@@ -83,18 +105,27 @@ class _Line:
         return permits
 
     def newcomer(self, expiry: float) -> Waiter:
-        """One who is about to join. Whoever makes it drops it."""
-        waiter = Waiter(f"{self.listener}:{next(self.permits.numbers)}", term_of(expiry))
+        """One who is about to join."""
+        return Waiter(f"{self.listener}:{next(self.permits.numbers)}", term_of(expiry))
+
+    def expect(self, waiter: Waiter) -> None:
+        """News of this one may come. Whoever says so drops it."""
         self.newcomers[waiter.id] = waiter
-        return waiter
 
     def drop(self, waiter: Waiter) -> None:
         self.newcomers.pop(waiter.id, None)
+
+    def leave(self, waiter: Waiter) -> None:
+        """This one waits no more, wherever it was interrupted."""
+        self.newcomers.pop(waiter.id, None)
+        self.waiters.pop(waiter.id, None)
 
     def joined(self, waiter: Waiter, answer: Answer, asked: float) -> bool:
         """Read the answer to a newcomer: whether it has its permit. Else it is to wait."""
         with self.lock:
             waiter.place = answer.places[0]
+            waiter.arrived = True
+            waiter.held, waiter.waiting = answer.held, answer.waiting
             if waiter.place == 0:
                 waiter.grant(asked, True)
             elif not self.waiters:
@@ -121,6 +152,7 @@ class _Line:
         with self.lock:
             self._plan(answer, asked)
             for waiter, place in zip(who, answer.places, strict=True):
+                waiter.held, waiter.waiting = answer.held, answer.waiting
                 if place == 0:
                     self._grant(waiter.id, asked, True)
                 elif place > 0:
@@ -165,6 +197,37 @@ class _Line:
         if blocking is not None:
             blocking.close()
 
+    def _emptied(self) -> None:
+        """Nobody waits any more: the connection is closed if that stays so."""
+        self._used = time.monotonic()
+        if self._blocking is not None and self.quiet_at is None:
+            self.quiet_at = self._used + QUIET
+            self._look_later(QUIET)
+
+    def _look_later(self, seconds: float) -> None:
+        """Call `hang_up_if_quiet` after so many seconds: the keeper's thread does."""
+        from headway.limiters._keeper import keeper_of
+
+        keeper_of(self.permits).watch_connections(self.permits, time.monotonic() + seconds)
+
+    def hang_up_if_quiet(self, now: float) -> float | None:
+        """Close the connection of a line in which nobody has waited for a while.
+
+        Return when to look again, if at all.
+        """
+        with self.lock:
+            if self.quiet_at is None or self.quiet_at > now:
+                return self.quiet_at
+            self.quiet_at = None
+            if self.waiters or self._blocking is None:
+                return None
+            if self._used + QUIET > now:
+                self.quiet_at = self._used + QUIET
+                return self.quiet_at
+            blocking, self._blocking, self._look_at = self._blocking, None, 0.0
+        blocking.close()
+        return None
+
     def _failed(self, error: StoreUnavailableError) -> float:
         """The server does not answer. Return for how long to leave it alone, or raise."""
         now = time.monotonic()
@@ -200,6 +263,13 @@ class LedLine(_Line):
                 self._leader = next(iter(self.waiters.values()), None)
                 if self._leader is not None:
                     self._wake(self._leader)
+            if self.waiters:
+                return
+        self._emptied()
+
+    def leave(self, waiter: Waiter) -> None:
+        super().leave(waiter)
+        self._resign(waiter)
 
     def _wake(self, waiter: Waiter) -> None:
         if waiter.signal is not None:
@@ -216,10 +286,10 @@ class ThreadLine(LedLine):
     def wait(self, waiter: Waiter, until: float) -> bool:
         """Wait for the permit; False when it has not come in time."""
         waiter.signal = threading.Event()
-        with self.lock:
-            if not waiter.granted:
-                self.waiters[waiter.id] = waiter
         try:
+            with self.lock:
+                if not waiter.granted:
+                    self.waiters[waiter.id] = waiter
             while not waiter.granted:
                 now = time.monotonic()
                 if now >= until:
@@ -304,9 +374,9 @@ class LoopLine(AwaitingLine):
 
     async def wait(self, waiter: Waiter, until: float) -> bool:
         loop = asyncio.get_running_loop()
-        self.waiters[waiter.id] = waiter
         timer = None
         try:
+            self.waiters[waiter.id] = waiter
             while not waiter.granted:
                 pause = until - time.monotonic()
                 if pause <= 0:
@@ -321,24 +391,30 @@ class LoopLine(AwaitingLine):
             if timer is not None:
                 timer.cancel()
             self.waiters.pop(waiter.id, None)
-            if not self.waiters and self._task is not None:
-                self._task.cancel()
+            if not self.waiters:
+                if self._task is not None:
+                    self._task.cancel()
+                self._emptied()
         return waiter.granted
+
+    def _look_later(self, seconds: float) -> None:
+        """In the event loop, whose connection it is."""
+        line: ref[LoopLine] = ref(self)
+        asyncio.get_running_loop().call_later(seconds, _look_at_line, line)
 
     async def _listen(self) -> None:
         """The task: it looks and listens while somebody waits."""
         try:
             while self.waiters:
                 await self._turn(FOREVER + time.monotonic())
-        except BaseException as error:
-            unavailable = isinstance(error, StoreUnavailableError)
+        except Exception as error:  # of the server, or of a store of the user's own
             for waiter in list(self.waiters.values()):
-                if unavailable and not waiter.signal.done():
+                if waiter.signal is not None and not waiter.signal.done():
                     waiter.signal.set_exception(error)
-                else:
-                    self._wake(waiter)  # who is not cancelled too makes another task
-            if not unavailable:
-                raise
+        except BaseException:
+            for waiter in list(self.waiters.values()):
+                self._wake(waiter)  # who is not cancelled too makes another task
+            raise
         finally:
             self._task = None
 
@@ -374,6 +450,22 @@ class Lines:
             if line is None:
                 line = self._loops[loop] = kind(self._known())
             return line
+
+    def quiet_at(self, now: float) -> float | None:
+        """Close the connections of led lines that are not used; when to look again, if at all."""
+        with self._lock:
+            lines = [line for line in (self._threads, *self._loops.values()) if line is not None]
+        led = (line for line in lines if isinstance(line, LedLine))
+        instants = [line.hang_up_if_quiet(now) for line in led]
+        return min((each for each in instants if each is not None), default=None)
+
+
+def _look_at_line(line: "ref[LoopLine]") -> None:
+    found = line()
+    if found is not None:
+        again = found.hang_up_if_quiet(time.monotonic())
+        if again is not None:
+            found._look_later(max(again - time.monotonic(), 0.01))
 
 
 def _running() -> tuple[Any, type[AwaitingLine]]:

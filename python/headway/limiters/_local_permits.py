@@ -3,26 +3,23 @@ memory, a SQLite file, or one of the user's own.
 
 What is a script on a server is a function here (`_permit_steps.take`) that the store calls between
 reading and writing; all the rest, the lines of threads and tasks and the keeper of leases, is the
-same. Who listens for news waits until the bytes change: shared memory wakes it, others are looked
-at every few milliseconds.
+same. Who listens for news waits until the bytes change: shared memory wakes a thread, and a thread
+for each store looks for all other listeners (`_watcher`).
 """
 
-import asyncio
 import functools
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
+from headway._workers import in_worker
 from headway.exceptions import StoreUnavailableError
 from headway.limiters._permit_steps import State, take
 from headway.limiters._permits import BEAT, Answer, Permits, Step
+from headway.limiters._watcher import watcher_of
 
 __all__ = ["LocalPermits"]
 
-POLL_S = 0.004
-"""Between two looks at a store that wakes nobody."""
 SLICE_S = 0.1
 """For so long at most a listener does not look whether it is still wanted."""
 
@@ -43,13 +40,14 @@ class LocalPermits(Permits):
 
     def ask(self, listener: str = "", steps: Sequence[Step] = ()) -> Answer:
         answer: Answer = self.store.update(self.key, functools.partial(self._take, listener, steps))
+        if steps:
+            watcher_of(self.store).stir()
         return answer
 
     async def ask_async(self, listener: str, steps: Sequence[Step]) -> Answer:
         if getattr(self.store, "_is_quick", False):
             return self.ask(listener, steps)
-        answer: Answer = await _in_thread(functools.partial(self.ask, listener, steps))
-        return answer
+        return await in_worker(self.store, functools.partial(self.ask, listener, steps))
 
     def policy(self, error: StoreUnavailableError) -> Any:
         raise error
@@ -98,49 +96,31 @@ class Ear:
         """Wait for news as BLPOP does: a pair with the id, or None when the time is over."""
         permits, wait = self._permits, getattr(self._permits.store, "_wait_for_change", None)
         listener = names[0].removeprefix(permits.news).decode()
+        if wait is None:
+            return self._reply(
+                names, watcher_of(permits.store).wait(permits, listener, float(words[-1]))
+            )
         end = time.monotonic() + float(words[-1])
         while not self._closed:
-            seen = 0 if wait is None else permits.store._changes()
+            seen = permits.store._changes()
             id = permits.hear(listener)
             rest = end - time.monotonic()
             if id is not None:
-                return names[0], id.encode()
+                return self._reply(names, id)
             if rest <= 0:
                 break
-            if wait is None:
-                time.sleep(min(rest, POLL_S))
-            else:
-                wait(seen, min(rest, SLICE_S))
+            wait(seen, min(rest, SLICE_S))
         return None
 
-    async def _run_async(self, *words: Any) -> Any:
-        """The same; whoever is cancelled leaves a listener behind that ends by itself."""
-        return await _in_thread(functools.partial(self._run, *words))
+    async def _run_async(self, _script: None, names: tuple[bytes], words: tuple[Any, ...]) -> Any:
+        """The same, as a task of asyncio."""
+        permits = self._permits
+        listener = names[0].removeprefix(permits.news).decode()
+        watcher = watcher_of(permits.store)
+        return self._reply(names, await watcher.wait_async(permits, listener, float(words[-1])))
+
+    def _reply(self, names: tuple[bytes], id: str | None) -> Any:
+        return None if id is None else (names[0], id.encode())
 
     def close(self) -> None:
         self._closed = True
-
-
-async def _in_thread(work: Any) -> Any:
-    """A thread of its own: those of the loop's executor may all be busy with the user's work."""
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-
-    def tell(answer: Any, error: BaseException | None) -> None:
-        if not future.done():
-            if error is None:
-                future.set_result(answer)
-            else:
-                future.set_exception(error)
-
-    def run() -> None:
-        answer, failure = None, None
-        try:
-            answer = work()
-        except BaseException as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed: nobody wants to know
-            loop.call_soon_threadsafe(tell, answer, failure)
-
-    threading.Thread(target=run, name="headway-permits", daemon=True).start()
-    return await future

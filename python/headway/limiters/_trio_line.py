@@ -26,8 +26,8 @@ class TrioLine(LedLine, AwaitingLine):
 
     async def wait(self, waiter: Waiter, until: float) -> bool:
         waiter.signal = trio.Event()
-        self.waiters[waiter.id] = waiter
         try:
+            self.waiters[waiter.id] = waiter
             while not waiter.granted:
                 now = time.monotonic()
                 if now >= until:

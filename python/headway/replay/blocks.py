@@ -22,6 +22,7 @@ BLOCK = 1 << 20
 LONGEST_LINE = 1 << 20
 OVERLONG = b"(a line longer than 1 MiB)\n"
 
+_MAGIC_BYTES = 6
 _GZIP = b"\x1f\x8b"
 _OTHERS = {b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 
@@ -102,7 +103,11 @@ class LogFile:
 
     def _inflated(self) -> Iterator[bytes]:
         pieces = self._raw()
-        first = next(pieces, b"")
+        first = b""
+        for piece in pieces:  # a pipe may hold one byte at first
+            first += piece
+            if len(first) >= _MAGIC_BYTES:
+                break
         for magic, kind in _OTHERS.items():
             if first.startswith(magic):
                 raise UnreadableLog(

@@ -34,6 +34,7 @@ class FileReport:
     malformed: int
     first_malformed_line: int | None
     first_malformed: str | None
+    early: int
     late: int
     late_by_seconds: int
     without_user: int
@@ -165,6 +166,7 @@ def file_report(source: Source) -> FileReport:
         malformed=source.malformed,
         first_malformed_line=line,
         first_malformed=text if text is None else printable(text.encode()),
+        early=source.early,
         late=source.late,
         late_by_seconds=source.latest_by,
         without_user=source.anonymous,

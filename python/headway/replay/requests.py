@@ -15,6 +15,7 @@ Three steps, each on a whole batch at once, because a Python statement per line 
 from __future__ import annotations
 
 import heapq
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, compress
@@ -27,6 +28,8 @@ from headway.replay.blocks import LogFile, UnreadableLog
 SECOND = 1_000_000_000
 LONGEST_KEY = 65_536  # what a limiter accepts, in bytes
 MOST_COST = 10**12
+LEAP = 86_400  # seconds: further apart than lines of one log are, unless a clock was wrong
+FEW = 16
 PATIENCE = 1 << 20  # bytes without one good line after which a file is no access log
 
 
@@ -50,6 +53,13 @@ class Selection(NamedTuple):
         wanted |= {"path"} if self.path_prefix is not None else set()
         assert wanted <= set(FIELDS)
         return frozenset(wanted)
+
+
+def _cost(size: bytes) -> int:
+    """The bytes that a line says; the most, where it has more digits than int() may read."""
+    if size == b"-":
+        return 0
+    return MOST_COST if len(size) > 19 else min(int(size), MOST_COST)
 
 
 class Batch(NamedTuple):
@@ -82,6 +92,8 @@ class Source:
         self.malformed = 0
         self.first_malformed: tuple[int, str] | None = None
         """Line number and text of the first malformed line."""
+        self.early = 0
+        """Lines that are far ahead of their successors: their instants are not believed."""
         self.late = 0
         self.latest_by = 0
         """By how many seconds the worst of the late lines was late."""
@@ -131,7 +143,7 @@ class Source:
             fields = {name: tuple(compress(values, keep)) for name, values in fields.items()}
         costs = None
         if self._selection.size_is_cost:
-            costs = [0 if size == b"-" else min(int(size), MOST_COST) for size in fields["size"]]
+            costs = [_cost(size) for size in fields["size"]]
         return Batch(seconds, self._keys(fields), costs)
 
     def _note_malformed(self, block: bytes, seconds: list[int], first_line: int) -> None:
@@ -148,6 +160,8 @@ class Source:
     def _never_backwards(self, seconds: list[int]) -> list[int]:
         if not seconds:
             return seconds
+        if seconds[-1] - (self._newest or seconds[0]) > LEAP or seconds != sorted(seconds):
+            seconds = self._without_leaps(seconds)
         if seconds[0] < self._newest or seconds != sorted(seconds):
             steady = list(accumulate(seconds, max, initial=self._newest))[1:]
             self.late += sum(map(ne, seconds, steady))
@@ -155,6 +169,35 @@ class Source:
             seconds = steady
         self._newest = seconds[-1]
         return seconds
+
+    def _without_leaps(self, seconds: list[int]) -> list[int]:
+        """Let lines from the future arrive with those around them: else one would make all later
+        lines arrive at its instant.
+
+        Lines that belong together are those between two leaps. Where a leap goes back, the smaller
+        part is the odd one; a few lines at the end of a batch after a leap forward may be.
+        """
+        parts: list[list[int]] = [[seconds[0]]]
+        for before, second in itertools.pairwise(seconds):
+            if abs(second - before) > LEAP:
+                parts.append([])
+            parts[-1].append(second)
+        steady: list[int] = []
+        for number, part in enumerate(parts):
+            newest = steady[-1] if steady else self._newest
+            following = parts[number + 1] if number + 1 < len(parts) else None
+            instant = None
+            if following is None:
+                if newest and part[0] - newest > LEAP and len(part) < FEW and len(parts) > 1:
+                    instant = newest
+            elif part[0] - following[0] > LEAP and len(part) < len(following):
+                instant = max(newest, following[0])
+            if instant is None:
+                steady += part
+            else:
+                self.early += len(part)
+                steady += [instant] * len(part)
+        return steady
 
     def _kept(self, fields: dict[str, tuple[bytes, ...]]) -> list[bool] | None:
         wanted, prefix = self._selection.statuses, self._selection.path_prefix
@@ -223,23 +266,27 @@ class Requests(NamedTuple):
 
 def timed(batches: Iterable[Batch], *, spread: bool) -> Iterator[Requests]:
     """Gives each request its instant. A second that is cut by a batch's end is put together."""
-    held: Batch | None = None
+    held: list[Batch] = []
+    """Parts of one second, which are put together once, however many there are."""
     for batch in batches:
-        if held is not None:
-            batch = _joined(held, batch)
         last = bisect_left(batch.seconds, batch.seconds[-1])
-        held = batch.slice(last, len(batch.keys))
-        if last:
-            yield _with_times(batch.slice(0, last), spread)
-    if held is not None:
-        yield _with_times(held, spread)
+        if last or (held and held[0].seconds[0] != batch.seconds[-1]):
+            held.append(batch.slice(0, last))
+            yield _with_times(_joined(held), spread)
+            held = []
+        held.append(batch.slice(last, len(batch.keys)))
+    if held:
+        yield _with_times(_joined(held), spread)
 
 
-def _joined(first: Batch, second: Batch) -> Batch:
+def _joined(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
     costs = None
-    if first.costs is not None and second.costs is not None:
-        costs = [*first.costs, *second.costs]
-    return Batch([*first.seconds, *second.seconds], [*first.keys, *second.keys], costs)
+    if parts[0].costs is not None:
+        costs = [cost for part in parts for cost in part.costs or ()]
+    seconds = [second for part in parts for second in part.seconds]
+    return Batch(seconds, [key for part in parts for key in part.keys], costs)
 
 
 def _with_times(batch: Batch, spread: bool) -> Requests:

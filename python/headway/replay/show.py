@@ -189,6 +189,11 @@ def _file_notes(file: FileReport) -> Iterator[str]:
             f"Note: {name}: {file.malformed:,} of {file.lines:,} lines are malformed and were left "
             f"out; the first is line {file.first_malformed_line:,}: {file.first_malformed}"
         )
+    if file.early:
+        yield (
+            f"Note: {name}: {file.early:,} lines are more than a day ahead of the next ones; their "
+            "times are not believed, and they arrive with those around them."
+        )
     if file.late:
         yield (
             f"Note: {name}: {file.late:,} lines were out of order (by up to "

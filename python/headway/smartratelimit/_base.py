@@ -6,12 +6,15 @@ into C and two looks into dicts.
 """
 
 import logging
+import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
+from weakref import WeakSet
 
-from headway._core import Ledger, Observation, now_ns, parse_headers
+from headway._core import Ledger, Observation, parse_headers
+from headway._forks import open_after_fork
+from headway._interrupts import comes_from_a_handler
 from headway.smartratelimit._arguments import invalid, number
 from headway.smartratelimit._bodies import graphql_cost
 from headway.smartratelimit._costs import Preset, defaults, preset
@@ -31,12 +34,15 @@ from headway.smartratelimit.metrics import MetricsCollector
 from headway.smartratelimit.models import REQUESTS, RateLimitStatus
 from headway.smartratelimit.providers import get_provider, seed_limits
 from headway.smartratelimit.retry import RetryConfig, RetryHandler
-from headway.smartratelimit.storage import MemoryStorage, Storage, open_storage
+from headway.smartratelimit.storage import MemoryStorage, Storage, failures_of, open_storage
 
 __all__ = ["Entry", "LimiterBase"]
 
 logger = logging.getLogger("headway.smartratelimit")
 
+_UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What headers of strange types raise. Not every Exception: a signal's handler may raise one, such
+as Celery's SoftTimeLimitExceeded, which is for the caller."""
 MAX_WAIT_S = 3600.0
 _MAX_WAIT_MOST_S = 3650 * 86400.0
 
@@ -106,16 +112,17 @@ class LimiterBase:
         self._memory = self._storage if type(self._storage) is MemoryStorage else None
         self._ledger_of = None if self._memory is None else self._memory._ledgers.get
         """In memory: the ledger of a key, where there is one."""
+        self._failures = failures_of(self._storage)
         self._owns_storage = self._storage is not storage
         self._polls = not self._owns_storage or self._memory is None
-        # Processes agree on the wall clock; in one process a clock that nobody sets is better.
-        self._clock = now_ns if self._memory is not None else time.time_ns
+        self._clock = self._storage.now
         self._is_failing = False
-        self._lock = threading.Lock()
+        self._lock = open_after_fork(threading.Lock())
         self._presets: dict[str, list[Preset]] = {}
         """What set_limit was told of hosts without a scheme: it holds for http too."""
         self._scopes = Scopes(partition, self._narrow_paths)
         self._find = self._scopes.find
+        _limiters.add(self)
 
     # ---- configuration ----
 
@@ -200,17 +207,16 @@ class LimiterBase:
         host = without_scheme(origin)
         if self._profiles and get_provider(host) is not None:
             yield from (path for path in seed_limits(host, self._authenticated) if path)
-        for name in self._presets:
+        for name in list(self._presets):
             if name.startswith(host + "/"):
                 yield name[len(host) :]
         try:
-            known = self._storage.keys()
-        except Exception:  # asking it will say so
+            known = self._storage.keys_under(origin)
+        except self._failures:  # asking it will say so
             return
         for key in known:  # what this or another program has set before
-            path = key[len(origin) :] if key.startswith(origin + "/") else ""
-            if path and "/#" not in path:
-                yield path
+            if "/#" not in key:
+                yield key[len(origin) :]
 
     def _preparations(self, scope: Scope) -> list[tuple[Any, ...]]:
         """Calls that a ledger needs before it is asked for the first time."""
@@ -262,7 +268,7 @@ class LimiterBase:
         """Call a method of a ledger; None where the storage fails and that is to be passed over."""
         try:
             answer = self._storage.change(key, method, *args)
-        except Exception as error:
+        except self._failures as error:
             return self._failing(error)
         if self._is_failing:
             self._working()
@@ -271,13 +277,15 @@ class LimiterBase:
     async def _change_async(self, key: str, method: str, *args: Any) -> Any:
         try:
             answer = await self._storage.change_async(key, method, *args)
-        except Exception as error:
+        except self._failures as error:
             return self._failing(error)
         if self._is_failing:
             self._working()
         return answer
 
     def _failing(self, error: Exception) -> None:
+        if comes_from_a_handler(error):
+            raise error
         if self._fail_closed:
             if isinstance(error, StorageUnavailable):
                 raise error
@@ -321,7 +329,7 @@ class LimiterBase:
             ledger = self._ledger_of(scope.key) or self._prepared(scope)
             try:
                 told = ledger.learn(ticket, headers, status, self._headers_map, sent, resource)
-            except Exception as error:  # a response is never lost over its headers
+            except _UNREADABLE as error:  # a response is never lost over its headers
                 ledger.observe(ticket, None, sent, self._clock())
                 logger.debug("headers of %s cannot be read: %r", scope.endpoint, error)
             else:
@@ -340,7 +348,7 @@ class LimiterBase:
         """What a response says, for the ledger of a storage."""
         try:
             told = parse_headers(headers, status, None, self._headers_map)
-        except Exception as error:  # a response is never lost over its headers
+        except _UNREADABLE as error:  # a response is never lost over its headers
             logger.debug("headers of %s cannot be read: %r", entry[0].endpoint, error)
             return None
         if told or told.ignored:
@@ -409,7 +417,7 @@ class LimiterBase:
             if self._metrics is not None:
                 found = self._status(scope.key)
                 self._metrics.record_request(scope.endpoint, status, found)
-        except Exception as error:
+        except (*_UNREADABLE, StorageUnavailable, RuntimeError) as error:
             logger.debug("following a request to %s failed: %r", scope.endpoint, error)
 
     def _warn(self, scope: Scope, costs: Iterable[str]) -> None:
@@ -428,3 +436,19 @@ class LimiterBase:
 
 def _arguments(wanted: Preset) -> tuple[str, int, int, str]:
     return (wanted.dimension, wanted.limit, wanted.window_ns, wanted.source)
+
+
+# ---- forks
+
+_limiters: "WeakSet[LimiterBase]" = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Those who wait are threads and tasks of the parent: here the lines are empty."""
+    for limiter in list(_limiters):
+        for scope in limiter._scopes.known():
+            scope.lines = {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,11 +10,13 @@ Finding the scope of a URL is one look into a dict for a host that has none of t
 
 import ipaddress
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from headway._forks import open_after_fork
 from headway.smartratelimit._arguments import invalid
 from headway.smartratelimit._waiting import Line
 
@@ -112,6 +114,7 @@ class Routes:
     _ID = re.compile(r"[0-9]+\Z|(?=[^0-9]*[0-9])[0-9A-Za-z_~.-]{8,}\Z|.{25,}\Z")
 
     def __init__(self) -> None:
+        self._lock = open_after_fork(threading.Lock())
         self._known: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self.usual = ""
@@ -133,9 +136,10 @@ class Routes:
     def resource(self, method: str, path: str) -> str:
         """The resource that a request will most likely use; "": none."""
         if len(self.counts) <= 1:
-            if self.usual:
-                self.counts[self.usual] += 1
-            return self.usual
+            usual = self.usual
+            if usual:
+                self.counts[usual] = self.counts.get(usual, 0) + 1
+            return usual
         found = self._found.get((method, path))
         if found is None:
             if len(self._found) >= ROUTES_MAX:
@@ -156,6 +160,10 @@ class Routes:
 
     def learn(self, method: str, path: str, resource: str, asked: int = 0) -> None:
         """The server has said which it was. asked: requests for the usual one, not counted yet."""
+        with self._lock:
+            self._learn(method, path, resource, asked)
+
+    def _learn(self, method: str, path: str, resource: str, asked: int) -> None:
         if self.usual and asked:
             self.counts[self.usual] = self.counts.get(self.usual, 0) + asked
         route = self.template(method, path)
@@ -165,11 +173,12 @@ class Routes:
         self._known[route] = resource
         counts = self.counts
         if resource not in counts and len(counts) >= _RESOURCES_MAX:
-            least = min(counts, key=counts.__getitem__)
+            # `resource` counts without the lock: a copy is what does not change meanwhile.
+            least = min(counts.copy().items(), key=lambda pair: pair[1])[0]
             counts.pop(least, None)
-        counts[resource] = counts.get(resource, 0) + 1
+        counted = counts[resource] = counts.get(resource, 0) + 1
         self._found.clear()
-        if counts[resource] > counts.get(self.usual, 0):
+        if counted > counts.get(self.usual, 0):
             self.usual = resource
 
 
@@ -272,9 +281,11 @@ class Scopes:
     def _drop(self) -> None:
         """Forget the oldest quarter of those for which nobody waits."""
         for origin in list(self._hosts)[: ORIGINS_MAX // 4]:
-            host = self._hosts[origin]
-            scopes = [host.scope, *host.narrow, *host.parts.values()]
-            if not any(line.waiters for scope in scopes for line in scope.lines.values()):
+            host = self._hosts.get(origin)
+            if host is None:  # another thread has dropped it
+                continue
+            scopes = [host.scope, *host.narrow, *list(host.parts.values())]
+            if not any(line.waiters for scope in scopes for line in list(scope.lines.values())):
                 self._hosts.pop(origin, None)
         self._origins.clear()
 

@@ -42,10 +42,14 @@ class SyncLimiter(LimiterBase):
         began = now = self._clock()
         doing = steps(line, waiter, self._clock, self._max_wait_ns, self._polls)
         answer: Any = None
-        line.join(waiter)
         try:
+            line.join(waiter)
             while True:
-                seconds = doing.send(answer)
+                try:
+                    seconds = doing.send(answer)
+                except StopIteration as done:
+                    answer = done.value
+                    break
                 answer = None
                 if seconds is not None:
                     waiter.sleep(seconds)
@@ -55,10 +59,12 @@ class SyncLimiter(LimiterBase):
                 answer = self._change(scope.key, "reserve", costs, now, most, resource)
                 if answer is None:  # the storage fails, and that is passed over
                     break
-        except StopIteration as done:
-            answer = done.value
-        finally:
             line.leave(waiter)
+        except BaseException:  # a signal's handler may raise in `leave`, too
+            line.leave(waiter)
+            if type(answer) is bytes:
+                self._lose((scope, resource, answer, now), False)
+            raise
         if type(answer) is tuple:
             self._refuse(scope, answer)
         if self._metrics is not None:

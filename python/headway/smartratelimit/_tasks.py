@@ -46,8 +46,8 @@ class TaskLimiter(LimiterBase):
         began = now = self._clock()
         doing = steps(line, waiter, self._clock, self._max_wait_ns, self._polls)
         answer: Any = None
-        line.join(waiter)
         try:
+            line.join(waiter)
             while True:
                 try:
                     seconds = doing.send(answer)
@@ -64,8 +64,10 @@ class TaskLimiter(LimiterBase):
                 answer = await self._change_async(scope.key, "reserve", *arguments)
                 if answer is None:  # the storage fails, and that is passed over
                     break
-        finally:
             line.leave(waiter)
+        except BaseException:  # a signal's handler may raise in `leave`, too
+            line.leave(waiter)
+            raise
         if type(answer) is tuple:
             self._refuse(scope, answer)
         if self._metrics is not None:

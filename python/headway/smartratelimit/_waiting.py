@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import Any
 
+from headway._forks import open_after_fork
+
 __all__ = ["Line", "TaskWaiter", "ThreadWaiter", "pause", "shielded", "steps", "task_waiter"]
 
 _POLL_LEAST_S = 0.004
@@ -27,7 +29,7 @@ class Line:
     __slots__ = ("_lock", "sooner", "until_ns", "waiters")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = open_after_fork(threading.Lock())
         self.waiters: deque[Any] = deque()
         self.until_ns = 0
         """The head has been told to wait until then; `sooner`: or less."""
@@ -40,8 +42,10 @@ class Line:
     def leave(self, waiter: Any) -> None:
         """Wakes the next one when it was the head that left."""
         with self._lock:
-            was_head = self.waiters[0] is waiter
-            self.waiters.remove(waiter)
+            # One that was interrupted as it joined or left is not there: the next may not know yet.
+            was_head = waiter not in self.waiters or self.waiters[0] is waiter
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
             if was_head:
                 self.until_ns, self.sooner = 0, True
             following = self.waiters[0] if was_head and self.waiters else None
@@ -50,7 +54,7 @@ class Line:
 
     def is_head(self, waiter: Any) -> bool:
         with self._lock:
-            return self.waiters[0] is waiter
+            return bool(self.waiters) and self.waiters[0] is waiter
 
     def stir(self, always: bool = False) -> None:
         """Wake the head, if there may be room for it now."""

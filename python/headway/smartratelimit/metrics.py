@@ -16,6 +16,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from headway._forks import open_after_fork
 from headway.exceptions import SetUpError
 from headway.smartratelimit import _exposition
 from headway.smartratelimit._arguments import invalid, name, number, whole
@@ -77,7 +78,7 @@ class MetricsCollector:
 
         max_endpoints bounds the memory and the number of series: later endpoints are `OTHER`.
         """
-        self._lock = threading.Lock()
+        self._lock = open_after_fork(threading.Lock())
         self._endpoints: dict[str, _Endpoint] = {}
         self._max_endpoints = whole("max_endpoints", max_endpoints, 1, 1_000_000)
         if registry is not None:

@@ -11,16 +11,22 @@ memory. One that fails later raises it then.
 """
 
 import asyncio
+import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from headway._core import Ledger, now_ns
+from headway._forks import open_after_fork
+from headway._interrupts import comes_from_a_handler
 from headway._redis_url import SCHEMES
 from headway._sqlite_store import SQLiteStore, path_of
+from headway._workers import in_worker
 from headway.exceptions import SetUpError, StoreUnavailableError
 from headway.smartratelimit._arguments import whole
 from headway.smartratelimit.exceptions import StorageUnavailable
@@ -32,6 +38,7 @@ __all__ = [
     "SQLiteStorage",
     "Storage",
     "StorageBackend",
+    "failures_of",
     "open_storage",
 ]
 
@@ -56,6 +63,14 @@ class Storage(ABC):
     async def update_async(self, key: str, step: Step[_A]) -> _A:
         """`update` for an event loop. It does not wait for anybody unless a subclass says so."""
         return self.update(key, step)
+
+    def now(self) -> int:
+        """The time of the ledgers, in nanoseconds since the epoch: the wall clock."""
+        return time.time_ns()
+
+    def keys_under(self, origin: str) -> list[str]:
+        """The keys of what is nested under `https://host`."""
+        return [key for key in self.keys() if key.startswith(origin + "/")]
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
@@ -99,6 +114,11 @@ def _step(method: str, args: tuple[Any, ...]) -> Step[Any]:
     return step
 
 
+def _origin_of(key: str) -> str:
+    """https://host of https://host/path."""
+    return "/".join(key.split("/", 3)[:3])
+
+
 def _covers(scope: str, key: str) -> bool:
     """https://host covers https://host/path, not https://host.of.another and not https://host:8443."""
     return key == scope or key.startswith(scope + "/")
@@ -115,7 +135,12 @@ class MemoryStorage(Storage):
     def __init__(self, cleanup_interval: int = 3600, *, max_scopes: int = SCOPES_MAX) -> None:
         self._max_scopes = whole("max_scopes", max_scopes, 1, 10**9)
         self._ledgers: dict[str, Ledger] = {}
-        self._lock = threading.RLock()
+        self._nested: dict[str, dict[str, None]] = {}
+        """The keys below each host that has some."""
+        self._lock = open_after_fork(threading.RLock())
+
+    def now(self) -> int:
+        return now_ns()
 
     def ledger(self, key: str) -> Ledger:
         """The ledger itself: what is done to it is done here."""
@@ -124,8 +149,27 @@ class MemoryStorage(Storage):
             with self._lock:
                 if key not in self._ledgers and len(self._ledgers) >= self._max_scopes:
                     self._make_room()
-                found = self._ledgers.setdefault(key, Ledger())
+                found = self._ledgers.get(key)
+                if found is None:
+                    found = self._ledgers[key] = Ledger()
+                    origin = _origin_of(key)
+                    if origin != key:
+                        self._nested.setdefault(origin, {})[key] = None
         return found
+
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            self._ledgers.pop(key, None)
+            origin = _origin_of(key)
+            nested = self._nested.get(origin)
+            if nested is not None:
+                nested.pop(key, None)
+                if not nested:
+                    del self._nested[origin]
+
+    def keys_under(self, origin: str) -> list[str]:
+        with self._lock:
+            return list(self._nested.get(origin, ()))
 
     def _make_room(self) -> None:
         """Forget a quarter of those that may be forgotten, and at least one."""
@@ -137,7 +181,7 @@ class MemoryStorage(Storage):
                 found.append((is_busy, used, key))
         found.sort()
         for _, _, key in found[: max(1, self._max_scopes // 4)]:
-            self._ledgers.pop(key, None)
+            self._forget(key)
 
     def change(self, key: str, method: str, *args: Any) -> Any:
         return getattr(self.ledger(key), method)(*args)
@@ -152,7 +196,7 @@ class MemoryStorage(Storage):
         with self._lock:
             new, answer = step(self.get(key))
             if new is None:
-                self._ledgers.pop(key, None)
+                self._forget(key)
             else:
                 self.ledger(key)  # makes room
                 self._ledgers[key] = Ledger(new)
@@ -168,7 +212,7 @@ class MemoryStorage(Storage):
     def clear(self, key: str | None = None) -> None:
         for known in list(self._ledgers):
             if key is None or _covers(key, known):
-                self._ledgers.pop(known, None)
+                self._forget(known)
 
 
 class SQLiteStorage(Storage):
@@ -180,6 +224,22 @@ class SQLiteStorage(Storage):
             self._store = SQLiteStore(db_path)
         except SetUpError as error:
             raise StorageUnavailable(str(error)) from error
+
+    async def update_async(self, key: str, step: Step[_A]) -> _A:
+        """In a thread: another process may have the file for a while."""
+        return await in_worker(self._store, partial(self.update, key, step))
+
+    def now(self) -> int:
+        """The clock that all processes of the file share: it does not step when the wall clock is
+        set."""
+        return self._store._now()
+
+    def keys_under(self, origin: str) -> list[str]:
+        try:
+            found = self._store._keys_under(_PREFIX + origin.encode() + b"/")
+        except StoreUnavailableError as error:
+            raise StorageUnavailable(str(error)) from error
+        return [key[len(_PREFIX) :].decode() for key in found]
 
     def update(self, key: str, step: Step[_A]) -> _A:
         try:
@@ -241,6 +301,13 @@ class _Line:
         self.jobs.clear()
         return jobs
 
+    def fail(self, jobs: list[_Job], error: StorageUnavailable) -> None:
+        """The server does not answer: that is the answer to all who are in line."""
+        for job in [*jobs, *self.take()]:
+            job.error = StorageUnavailable(str(error))
+            job.error.__cause__ = error
+            job.done = True
+
     def compute(self, jobs: list[_Job]) -> bytes:
         """What the key is to hold."""
         state: bytes | None = self.known or None
@@ -249,8 +316,19 @@ class _Line:
             try:
                 state, job.answer = job.step(state)
             except Exception as error:
+                if comes_from_a_handler(error):
+                    raise  # it is not the step's, which may be another thread's
                 job.error = error
         return state or b""
+
+
+def _bound(lines: dict[str, _Line]) -> None:
+    """Drop the oldest quarter of the lines in which nothing is done. Two lines of one key are no
+    harm: the server compares before it swaps."""
+    if len(lines) >= SCOPES_MAX:
+        for key, line in list(lines.items())[: SCOPES_MAX // 4]:
+            if not line.jobs and not line.lock.locked():
+                lines.pop(key, None)
 
 
 class RedisStorage(Storage):
@@ -266,13 +344,24 @@ class RedisStorage(Storage):
         redis_url: "str | RedisStore" = "redis://localhost:6379/0",
         fail_closed: bool = False,
     ) -> None:
-        self._lines: dict[str, _Line] = {}
-        self._loops: WeakKeyDictionary[Any, dict[str, _Line]] = WeakKeyDictionary()
+        self._start_anew()
+        _storages.add(self)
         try:
             self._store = redis_url if isinstance(redis_url, RedisStore) else RedisStore(redis_url)
-            self._command(_INDEX, "EXISTS", _INDEX)
+            seconds, micros = self._command(_INDEX, "TIME")
+            self._offset_ns = (int(seconds) * 10**6 + int(micros)) * 1000 - now_ns()
         except SetUpError as error:
             raise StorageUnavailable(str(error)) from error
+
+    def now(self) -> int:
+        """The server's clock as it was when the storage was opened, and time that does not step
+        from there on."""
+        return now_ns() + self._offset_ns
+
+    def _start_anew(self) -> None:
+        """In a fork's child, too: those in the lines are threads and tasks of the parent."""
+        self._lines: dict[str, _Line] = {}
+        self._loops: WeakKeyDictionary[Any, dict[str, _Line]] = WeakKeyDictionary()
 
     def _command(self, key: bytes, *words: Any) -> Any:
         try:
@@ -302,15 +391,18 @@ class RedisStorage(Storage):
     def update(self, key: str, step: Step[_A]) -> _A:
         line = self._lines.get(key)
         if line is None:
+            _bound(self._lines)
             line = self._lines.setdefault(key, _Line(threading.Lock()))
         job = _Job(step)
-        line.jobs.append(job)
         try:
+            line.jobs.append(job)
             with line.lock:
                 if not job.done:
                     jobs = line.take()
                     try:
                         self._swap(key, line, jobs)
+                    except StorageUnavailable as error:  # the others need not find out one by one
+                        line.fail(jobs, error)
                     except BaseException:
                         line.jobs.extendleft(one for one in reversed(jobs) if one is not job)
                         raise
@@ -341,21 +433,22 @@ class RedisStorage(Storage):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # another library's loop: its threads wait
-            import trio
-
-            return await trio.to_thread.run_sync(self.update, key, step)
+            return await in_worker(self._store, partial(self.update, key, step))
         lines = self._loops.setdefault(loop, {})
         line = lines.get(key)
         if line is None:
+            _bound(lines)
             line = lines[key] = _Line(asyncio.Lock())
         job = _Job(step)
-        line.jobs.append(job)
         try:
+            line.jobs.append(job)
             async with line.lock:
                 if not job.done:
                     jobs = line.take()
                     try:
                         await self._swap_async(key, line, jobs)
+                    except StorageUnavailable as error:
+                        line.fail(jobs, error)
                     except BaseException:
                         line.jobs.extendleft(one for one in reversed(jobs) if one is not job)
                         raise
@@ -429,6 +522,16 @@ class _Foreign(Storage):
         getattr(self._own, "close", lambda: None)()
 
 
+def failures_of(storage: Storage) -> tuple[type[Exception], ...]:
+    """What the storage raises when it fails, as far as that is known: a signal's handler may raise
+    other exceptions in the middle of it, which are for the caller."""
+    if type(storage) is MemoryStorage:
+        return ()
+    if type(storage) in (SQLiteStorage, RedisStorage):
+        return (StorageUnavailable, StoreUnavailableError)
+    return (Exception,)
+
+
 _NEEDED = ("update", "get", "keys", "clear")
 
 
@@ -465,3 +568,17 @@ def open_storage(storage: object = "memory") -> Storage:
             "get_rate_limit and set_rate_limit alone cannot be safe between processes."
         )
     return _Foreign(storage)
+
+
+# ---- forks
+
+_storages: "WeakSet[RedisStorage]" = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for storage in list(_storages):
+        storage._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
