@@ -66,7 +66,8 @@ class Session:
         if self.loop is not None:
             with contextlib.suppress(Exception):
                 self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
+            with contextlib.suppress(RuntimeError):  # uvloop's may be broken: see Signals
+                self.loop.close()
 
     def _on_loop_error(self, loop: Any, context: dict[str, Any]) -> None:
         if isinstance(error := context.get("exception"), BaseException):
