@@ -313,7 +313,7 @@ class SQLiteStore(AtomicStore):
             if connection is not None:
                 connection.close()
             raise SetUpError(f"Cannot use {self.path!r} as a store: {_reason(error)}") from error
-        except SetUpError:
+        except BaseException:  # it may be in a transaction, and a traceback may keep it
             if connection is not None:
                 connection.close()
             raise
