@@ -148,6 +148,9 @@ class Session:
             pending = self._await(tasks, patience)
             if not pending:
                 return ""
+            if all("_GatheringFuture pending" in repr(task) for task in pending):
+                self.loses = True  # interrupted in its own callback, gather() has lost an outcome
+                return ""
             problem = f"{len(pending)} tasks: {verdict}: {next(iter(pending))!r:.300}"
             for task in pending:
                 task.cancel()
