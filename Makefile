@@ -176,11 +176,11 @@ release-check: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-extra-
 # --- torture: each moment of each operation (tests/torture/run.py --help)
 
 SECONDS ?= 600
-TORTURE := $(PY) tests/torture/run.py --seconds $(SECONDS) $(if $(ONLY),--only '$(ONLY)') $(if $(TORMENT),--torment '$(TORMENT)') $(if $(MOMENT),--moment $(MOMENT))
+TORTURE := $(PY) tests/torture/run.py --seconds $(SECONDS) $(if $(ONLY),--only '$(ONLY)') $(if $(TORMENT),--torment '$(TORMENT)') $(if $(MOMENT),--moment $(MOMENT)) $(if $(PART),--part $(PART))
 
 .PHONY: torture torture-asan
 
-torture: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## each operation with an allocation failing, a signal, a cancel at each moment; SECONDS (600), ONLY=, TORMENT=, MOMENT=
+torture: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## each operation with an allocation failing, a signal, a cancel at each moment; SECONDS (600), ONLY=, TORMENT=, MOMENT=, PART=
 	@$(TORTURE)
 
 torture-asan: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## the same, with the extension under AddressSanitizer and UndefinedBehaviorSanitizer

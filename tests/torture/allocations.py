@@ -59,7 +59,10 @@ class Allocations:
             error.__cause__ = error.__context__ = None  # type: ignore[union-attr]
         outcome.error = outcome.value = None
         problem = problem or session.state(before, error) or session.plain()
-        if problem or not session.operation.name or outcome.done == 0:
+        if session.loses:
+            return self._renew(session)
+        # Many failures in a row leave blocks behind in CPython itself.
+        if problem or outcome.done == 0 or self.lasting:
             return problem
 
         def again() -> None:

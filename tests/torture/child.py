@@ -10,6 +10,7 @@ import faulthandler
 import gc
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -85,4 +86,6 @@ if __name__ == "__main__":
     REPORT = os.dup(1)
     os.dup2(2, 1)
     faulthandler.enable()
+    # Started in the background, a process inherits that Ctrl-C is ignored; headway raises it anew.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

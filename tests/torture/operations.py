@@ -41,7 +41,7 @@ class OwnStore(AtomicStore):
 
     def __init__(self) -> None:
         self.values: dict[bytes, Any] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may ask, too
 
     def update(self, key: bytes, step: Any) -> Any:
         with self.lock:

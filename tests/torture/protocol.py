@@ -23,6 +23,10 @@ class Own(Exception):
     """What is thrown in."""
 
 
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
 ACTIONS: dict[str, Callable[[Any], Any]] = {
     "send(None)": lambda c: c.send(None),
     "send(value)": lambda c: c.send(5),
@@ -33,7 +37,7 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "throw(stop)": lambda c: c.throw(StopIteration(3)),
     "throw(nonsense)": lambda c: c.throw(5),
     "close": lambda c: c.close(),
-    "await": lambda c: next(iter(c.__await__())),
+    "await": lambda c: _await(c).send(None),
 }
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import itertools
 import json
 import os
 import select
@@ -37,8 +38,10 @@ import sanitized  # noqa: E402
 from torments import TORMENTS  # noqa: E402
 
 Pair = tuple[str, str]
-LEAST_S = 0.5
+LEAST_S = 0.7
 """A pair that is run at all has so many seconds; where there are not enough, some are left out."""
+GROUP = 6
+"""So many pairs of one torment run in one process, since starting one takes longer than most."""
 DEATHS = 2
 """After so many crashes or hangs of one pair, the next pair."""
 
@@ -82,12 +85,25 @@ def without(pairs: list[Pair], known: str) -> list[Pair]:
     ]
 
 
-def thinned(pairs: list[Pair], seconds: float) -> list[Pair]:
-    """As many pairs as there is time for, spread over all of them."""
+def thinned(pairs: list[Pair], seconds: float, part: int) -> list[Pair]:
+    """As many pairs as there is time for, spread over all of them; each part is another choice."""
     most = max(1, int(seconds / LEAST_S))
     if len(pairs) <= most:
         return pairs
-    return [pairs[i * len(pairs) // most] for i in range(most)]
+    return [pairs[(i * len(pairs) // most + part) % len(pairs)] for i in range(most)]
+
+
+def in_turns(pairs: list[Pair]) -> list[Pair]:
+    """In groups of one torment, which share a process; the torments take turns."""
+    of_torment: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        of_torment.setdefault(pair[1], []).append(pair)
+    ordered: list[Pair] = []
+    while any(of_torment.values()):
+        for those in of_torment.values():
+            ordered += those[:GROUP]
+            del those[:GROUP]
+    return ordered
 
 
 class Run:
@@ -108,8 +124,8 @@ class Run:
     # --- a child, until it ends or dies
 
     def _child(self) -> None:
-        """Several pairs in one process, since starting one takes longer than most."""
-        batch = [pair for pair in self.left if pair[1] == self.left[0][1]][:12]
+        same = itertools.takewhile(lambda pair: pair[1] == self.left[0][1], self.left)
+        batch = [*itertools.islice(same, GROUP)]
         share = max(0.1, (self.end - time.monotonic()) / len(self.left))
         work = [[*pair, share, self.moment, self.reports[pair].deaths] for pair in batch]
         with tempfile.TemporaryFile() as errors:
@@ -228,6 +244,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--only", default="*", help="operations, as patterns")
     parser.add_argument("--torment", default="*", help="torments, as patterns")
+    parser.add_argument("--part", type=int, default=0, help="another choice, where time is short")
     parser.add_argument("--moment", type=int, default=0, help="this moment only")
     parser.add_argument("--list", action="store_true", help="print the table and end")
     parser.add_argument("--except", type=Path, dest="known", help="a file: pairs to leave out")
@@ -246,7 +263,7 @@ def main() -> int:
             print("operations on Redis are left out: there is no redis-server")
             pairs = [pair for pair in pairs if not operations.needs_redis(pair[0])]
         pairs = [p for p in pairs if operations.has_loop(operations.OPERATIONS[p[0]].loop)]
-        chosen = thinned(pairs, arguments.seconds)
+        chosen = in_turns(thinned(pairs, arguments.seconds, arguments.part))
         environment = sanitized.environment(arguments.sanitized) if arguments.sanitized else {}
         run = Run(chosen, arguments.seconds, arguments.moment, environment)
         begun = time.monotonic()

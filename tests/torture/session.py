@@ -66,7 +66,8 @@ class Session:
         if self.loop is not None:
             with contextlib.suppress(Exception):
                 self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
+            with contextlib.suppress(RuntimeError):  # uvloop's may be broken: see Signals
+                self.loop.close()
 
     def _on_loop_error(self, loop: Any, context: dict[str, Any]) -> None:
         if isinstance(error := context.get("exception"), BaseException):
@@ -146,6 +147,9 @@ class Session:
                 return ""
             pending = self._await(tasks, patience)
             if not pending:
+                return ""
+            if all("_GatheringFuture pending" in repr(task) for task in pending):
+                self.loses = True  # interrupted in its own callback, gather() has lost an outcome
                 return ""
             problem = f"{len(pending)} tasks: {verdict}: {next(iter(pending))!r:.300}"
             for task in pending:

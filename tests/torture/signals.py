@@ -101,6 +101,12 @@ class Signals:
         return self._moment(session, lambda: session.run(SIGNAL, self.KINDS, True, n, n + 1))
 
     def _moment(self, session: Session, run: Any) -> str:
+        problem = self._examined(session, run)
+        if session.kind == "uvloop" and "loop is already running" in problem:
+            return self._renew(session)  # uvloop counts as running after an error in its own code
+        return problem
+
+    def _examined(self, session: Session, run: Any) -> str:
         self.handled, self.child, self.frame = 0, False, ""
         self.children.clear()
         before = used(session)
@@ -115,11 +121,7 @@ class Signals:
         if self.child:
             self._end_child(session, error, value)
         if session.loses or (session.loop is not None and self.handled and self.frame in LOOPS_OWN):
-            # asyncio has lost a task, or a callback of its own, as it does with any awaitable.
-            session.close()
-            session.begin_anew()
-            self.case = session.case
-            return ""
+            return self._renew(session)
         problem = ""
         if isinstance(error, raised):
             came += 1
@@ -129,7 +131,7 @@ class Signals:
             problem = f"it returned {value!r}"
         came += sum(isinstance(e, raised) for e in session.elsewhere)
         # asyncio raises a task's KeyboardInterrupt, and again where the task is awaited.
-        right = came == self.handled or (session.loop is not None and 0 < self.handled < came)
+        right = came == self.handled or (session.loop is not None and came > self.handled)
         right = right or (self.frame in HOOKS and self.action == "own")
         if not problem and self.action in ("interrupt", "own") and not right:
             problem = (
@@ -142,9 +144,21 @@ class Signals:
             error = session.elsewhere[0]
         # Where processes share the store, the child takes up to two more.
         extra = 2 * session.case.takes * len(self.children) * (session.operation.store in SHARED)
-        problem = problem or session.state(before, error, extra)
+        try:
+            problem = problem or session.state(before, error, extra)
+        except RuntimeError as error:
+            problem = f"afterwards {error!r}"
         problem = problem or self._children() or session.plain()
+        if session.loses:
+            return self._renew(session)
         return f"{problem} (handler ran in {self.frame})" if problem else ""
+
+    def _renew(self, session: Session) -> str:
+        """asyncio has lost a task, or a callback of its own, as it does with any awaitable."""
+        session.close()
+        session.begin_anew()
+        self.case = session.case
+        return ""
 
     def _end_child(self, session: Session, error: BaseException | None, value: Any) -> None:
         """In the forked child: whether the operation ended well there, and another does."""
