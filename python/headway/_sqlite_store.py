@@ -58,6 +58,8 @@ the shortest pause does too; a transaction is done in 25 us. With four processes
 are a fifth more transactions a second."""
 CHECK_S = 1.0
 """So often a process looks whether its file is the one that the path names. That costs 2 us."""
+ATTEMPTS_AFTER_FORKS = 3
+"""How often a transaction begins anew because the process forked in the middle of it."""
 PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
 """Between two attempts after that: at first, and at most."""
 
@@ -302,6 +304,7 @@ class SQLiteStore(AtomicStore):
         # a step or a signal's handler that uses the store again gets an error, not a deadlock.
         self._lock: Any = threading.RLock()
         self._jobs: deque[_Job[Any]] = deque()
+        self._in_step = False
         self._open = None
         self._swept = self._now()
 
@@ -473,7 +476,9 @@ class SQLiteStore(AtomicStore):
             for job in batch:
                 _discard(self._jobs, job)
 
-    def _transact(self, batch: list[_Job[Any]], patient: bool = True) -> None:
+    def _transact(
+        self, batch: list[_Job[Any]], patient: bool = True, attempts: int = ATTEMPTS_AFTER_FORKS
+    ) -> None:
         """Take the steps in one transaction, and mark them as done when it was committed."""
         outcome: list[bool] = []
         for job in batch:
@@ -496,11 +501,17 @@ class SQLiteStore(AtomicStore):
                     olds.append(None if row is None else row[0])
                 job.error = None
                 try:
+                    self._in_step = True
                     news, job.answer = job.step(tuple(olds))
                 except Exception as error:
                     if comes_from_a_handler(error):
                         raise  # it is not the step's, which may be another thread's
                     job.error = error
+                finally:
+                    self._in_step = False
+                if connection is not self._open:
+                    raise _Forked  # this is the child, and the connection is the parent's
+                if job.error is not None:
                     continue
                 for key, old, new in zip(job.keys, olds, news, strict=True):
                     if new is None:
@@ -520,18 +531,24 @@ class SQLiteStore(AtomicStore):
             if is_ending and not is_sqlite and not _is_open(connection):
                 outcome.append(True)  # interrupted after the COMMIT: all of it counts
                 raise
-            if connection is not None:
+            forked = isinstance(error, _Forked)
+            if connection is not None and connection is self._open:
                 _roll_back(connection)
             for job in batch:
                 job.outcome = None
-            if not is_sqlite or connection is None or connection is self._open:
+            if not forked and (not is_sqlite or connection is None or connection is self._open):
                 raise
+            if attempts == 0:
+                raise self._unavailable(
+                    sqlite3.OperationalError("the process forked in the middle of a step")
+                ) from None
         else:
             return
-        # A signal handler has forked in the middle of it, and the connection was closed for that.
-        # In the child the lock is another one.
+        # A signal handler, or a step, has forked in the middle of it. Between steps the connection
+        # was closed for that; within one it is left to the parent. In the child the lock is
+        # another one.
         with self._lock:
-            self._transact(batch, patient)
+            self._transact(batch, patient, attempts - 1)
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         if isinstance(error, StoreUnavailableError):
@@ -543,6 +560,10 @@ class SQLiteStore(AtomicStore):
         )
         made.fault = "timeout" if _is_busy(error) else "database"
         return made
+
+
+class _Forked(BaseException):
+    """This process is a child that was made in the middle of a step."""
 
 
 def _close(connection: sqlite3.Connection) -> bool:
@@ -620,7 +641,7 @@ def _before_fork() -> None:
         # the lock already; then the transaction begins anew, in both processes.
         if not store._lock.acquire(timeout=store._busy_timeout + 1):
             continue
-        if store._open is not None and store.path != ":memory:":
+        if store._open is not None and store.path != ":memory:" and not store._in_step:
             connection, store._open = store._open, None
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
