@@ -500,6 +500,7 @@ class SQLiteStore(AtomicStore):
                     row = connection.execute(_READ, (key, now)).fetchone()
                     olds.append(None if row is None else row[0])
                 job.error = None
+                news: tuple[bytes | None, ...] = ()
                 try:
                     self._in_step = True
                     news, job.answer = job.step(tuple(olds))
