@@ -113,7 +113,7 @@ def test_holders_that_never_leave_do_not_pile_up(name: str, store: MemoryStore) 
 
 def test_a_lease_that_was_handed_over_and_not_claimed_is_as_long_as_its_listener_lives() -> None:
     """So a leave by another thread is not taken for that of a holder whose permit has lapsed."""
-    holder = weakref.ref(threading.current_thread())
+    holder: weakref.ref[object] = weakref.ref(threading.current_thread())
     assert Lease("id", holder, 60.0, since=1.0, claimed=False).until == 1.0 + BEAT
     assert Lease("id", holder, 2.0, since=1.0, claimed=False).until == 3.0
     assert Lease("id", holder, 60.0, since=1.0, claimed=True).until == 61.0

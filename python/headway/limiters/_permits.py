@@ -64,7 +64,7 @@ class Lease:
         self.holder = holder
         self.term = term
         self.due = since + (term / 3 if claimed else min(CLAIM, term / 3))
-        # One that was handed over lapses with the listener that it was handed to, until it is claimed.
+        # One that was handed over lapses with its listener, until it is claimed.
         self.until = since + (term if claimed else min(term, BEAT))
 
     @property
