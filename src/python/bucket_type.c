@@ -1,5 +1,6 @@
 /* TokenBucket: see bucket.h. */
 
+#include "kept_error.h"
 #include "module.h"
 
 typedef struct {
@@ -23,9 +24,14 @@ static BucketObject *ready_bucket(PyObject *self) {
 static int positive(PyObject *object, const char *name, double *value) {
     *value = PyFloat_AsDouble(object);
     if (*value == -1.0 && PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
-            PyErr_Clear();
+        if (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError)) {
+            struct kept_error k = {0};
+            error_keep(&k);
             PyErr_Format(PyExc_TypeError, "%s must be a number, got %R", name, object);
+            error_chain(&k);
+            return -1;
+        }
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
             return -1;
         }
         PyErr_Clear();

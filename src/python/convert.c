@@ -1,5 +1,6 @@
 /* From Python's values to the core's, and the errors on the way: each names the argument, its value and what would do. */
 
+#include "kept_error.h"
 #include "module.h"
 
 int import_once(PyObject **slot, const char *module, const char *name) {
@@ -17,12 +18,8 @@ void log_message(const char *logger, const char *level, PyObject *arguments) {
     PyObject *target = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", logger);
     PyObject *method = target == NULL ? NULL : PyObject_GetAttrString(target, level);
     PyObject *done = method == NULL ? NULL : PyObject_CallObject(method, arguments);
-    if (done == NULL) {
-        bool interrupted = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
-        PyErr_Clear();
-        if (interrupted) {
-            PyErr_SetInterrupt();
-        }
+    if (done == NULL) { /* a log handler's error, or a signal handler's: which of the two cannot be told */
+        error_defer_set(method);
     }
     Py_XDECREF(done);
     Py_XDECREF(method);
@@ -66,7 +63,7 @@ static int key_invalid(struct module_state *m, PyObject *object) {
     return -1;
 }
 
-/* The hash of bytes is that of the text they encode, so that b"k" and "k" are one key. */
+/* The hash of bytes is that of the text they encode, so that b"k" and "k" are one key. -1: an exception. */
 static Py_hash_t bytes_hash(PyObject *object, const char *bytes, Py_ssize_t length) {
     bool ascii = true;
     for (Py_ssize_t i = 0; i < length && ascii; i++) {
@@ -78,6 +75,9 @@ static Py_hash_t bytes_hash(PyObject *object, const char *bytes, Py_ssize_t leng
             Py_hash_t hash = PyUnicode_Type.tp_hash(text);
             Py_DECREF(text);
             return hash;
+        }
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeError)) {
+            return -1;
         }
         PyErr_Clear();
     }
@@ -94,8 +94,11 @@ int key_from_object(struct module_state *m, PyObject *object, struct table_key *
             length = PyUnicode_GET_LENGTH(object);
         } else {
             key->bytes = PyUnicode_AsUTF8AndSize(object, &length);
-            if (key->bytes == NULL) { /* lone surrogates */
-                PyErr_Clear();
+            if (key->bytes == NULL) {
+                if (!PyErr_ExceptionMatches(PyExc_UnicodeError)) {
+                    return -1;
+                }
+                PyErr_Clear(); /* lone surrogates */
                 *owned = PyUnicode_AsEncodedString(object, "utf-8", "surrogatepass");
                 if (*owned == NULL) {
                     return -1;
@@ -109,6 +112,9 @@ int key_from_object(struct module_state *m, PyObject *object, struct table_key *
         key->bytes = PyBytes_AS_STRING(object);
         length = PyBytes_GET_SIZE(object);
         hash = length == 0 ? 0 : bytes_hash(object, key->bytes, length);
+        if (hash == -1) {
+            return -1;
+        }
     } else {
         return key_invalid(m, object);
     }
@@ -161,7 +167,7 @@ int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
         }
         if (overflow > 0) {
             PyObject *shown = PyObject_Str(object);
-            if (shown == NULL) { /* thousands of digits */
+            if (shown == NULL && PyErr_ExceptionMatches(PyExc_ValueError)) { /* thousands of digits */
                 PyErr_Clear();
                 shown = PyUnicode_FromString("an integer of thousands of digits");
             }
@@ -180,6 +186,7 @@ int cost_from_object(struct module_state *m, PyObject *object, int64_t *cost) {
 
 int timeout_from_object(struct module_state *m, PyObject *object, double *seconds, int64_t *ns) {
     const PyNumberMethods *number = Py_TYPE(object)->tp_as_number;
+    struct kept_error k = {0};
     if (!PyBool_Check(object) && number != NULL && (number->nb_float != NULL || number->nb_index != NULL)) {
         double value = PyFloat_AsDouble(object);
         if (value == -1.0 && PyErr_Occurred()) {
@@ -187,7 +194,7 @@ int timeout_from_object(struct module_state *m, PyObject *object, double *second
                 !PyErr_ExceptionMatches(PyExc_ValueError)) {
                 return -1;
             }
-            PyErr_Clear();
+            error_keep(&k);
             value = -2;
         }
         if (value == -1.0) {
@@ -202,6 +209,7 @@ int timeout_from_object(struct module_state *m, PyObject *object, double *second
         }
     }
     PyErr_Format(m->data_error, "Invalid timeout: %S, must be a positive float or -1(non-blocking).", object);
+    error_chain(&k);
     return -1;
 }
 
@@ -238,6 +246,9 @@ int algorithm_from_object(struct module_state *m, PyObject *object, enum algorit
     } else { /* a RateLimiterType */
         name = PyObject_GetAttr(object, m->str_value);
         if (name == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                return -1;
+            }
             PyErr_Clear();
         }
     }
@@ -274,6 +285,9 @@ static int append_quotas(struct module_state *m, PyObject *object, PyObject *lis
     const char *text = PyUnicode_AsUTF8AndSize(object, &length);
     PyObject *encoded = NULL;
     if (text == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeError)) {
+            return -1;
+        }
         PyErr_Clear();
         encoded = PyUnicode_AsEncodedString(object, "utf-8", "backslashreplace");
         if (encoded == NULL) {

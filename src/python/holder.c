@@ -3,6 +3,7 @@
  * A holder is a weak reference. The interpreter keeps one such reference per object, so the same task always gives the same pointer, which is
  * what the semaphore finds a lease by; and when the object is gone, so is the holder. A thread is stood for by an object that lives
  * in the interpreter's own dict for the thread and dies with it. */
+#include "kept_error.h"
 #include "module.h"
 
 typedef struct {
@@ -82,7 +83,10 @@ static PyObject *only_task(struct module_state *m) {
     if (thread != NULL && PyLong_CheckExact(thread) && PyLong_AsUnsignedLong(thread) == PyThread_get_thread_ident()) {
         found = Py_NewRef(task);
     }
-    PyErr_Clear();
+    if (PyErr_Occurred() &&
+        (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_OverflowError))) {
+        PyErr_Clear(); /* a loop that keeps its thread elsewhere */
+    }
     Py_XDECREF(thread);
     Py_DECREF(loop);
     Py_DECREF(task);
@@ -128,15 +132,12 @@ PyObject *holder_task(struct module_state *m) {
 }
 
 /* An exception of code that a look at a holder runs, where there is one. A missing attribute says that this is no task of asyncio. What a
- * signal handler raises meanwhile is not lost: an interrupt is raised again at the next chance, anything else is shown. */
+ * signal handler raises meanwhile is raised a moment later. */
 static void settle_error(PyObject *object) {
-    if (PyErr_Occurred() == NULL || PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    if (PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
-    } else if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
-        PyErr_Clear();
-        PyErr_SetInterrupt();
     } else {
-        PyErr_WriteUnraisable(object);
+        error_defer_set(object);
     }
 }
 

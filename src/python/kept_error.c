@@ -70,6 +70,15 @@ bool error_set(struct kept_error *k) {
     return true;
 }
 
+void error_chain(struct kept_error *k) {
+    PyObject *error = k->error == NULL ? NULL : take_set();
+    if (error != NULL) {
+        chain(error, k->error);
+        k->error = NULL;
+        set(error);
+    }
+}
+
 static int raise_again(void *error) {
     set(error);
     return -1;

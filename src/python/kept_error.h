@@ -19,6 +19,9 @@ void error_keep(struct kept_error *k);
 /* Sets what is kept, together with an exception that is set already. True: an exception is set now. */
 bool error_set(struct kept_error *k);
 
+/* What is kept becomes the context of the exception that is set: what `raise ... from` does in an `except` block. */
+void error_chain(struct kept_error *k);
+
 /* Raises what is kept at the main thread's next bytecode, if this is the main thread of the main interpreter, where the handlers of
  * signals run; else reports it as Python reports what a destructor raises. `source` (NULL: none) is named in that report. Keeps an exception
  * that is set. */

@@ -57,11 +57,17 @@ PlanObject *limiter_plan(LimiterObject *t, PyObject *key) {
             return NULL;
         }
     }
-    PyObject *known;
-    int found = dict_get(t->plans, answer, &known);
-    PlanObject *plan = (PlanObject *)known;
-    if (found == 0 || (found < 0 && PyErr_ExceptionMatches(PyExc_TypeError))) {
+    PyObject *known = NULL;
+    int found = 0;
+    if (PyObject_Hash(answer) != -1) {
+        found = dict_get(t->plans, answer, &known);
+    } else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
         PyErr_Clear(); /* not hashable: the next call says what is wrong with it */
+    } else {
+        found = -1;
+    }
+    PlanObject *plan = (PlanObject *)known;
+    if (found == 0) {
         PyObject *quotas = quotas_from_object(t->module, answer);
         if (quotas != NULL) {
             plan = t->ops->bind_plan(t, quotas);

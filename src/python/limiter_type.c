@@ -423,7 +423,9 @@ static PyObject *limiter_repr(LimiterObject *self) {
         return PyUnicode_FromString("<limiter, not initialised>");
     }
     PyObject *quota = Py_IS_TYPE(self->quota, self->module->quota) ? PyObject_Str(self->quota) : NULL;
-    PyErr_Clear();
+    if (quota == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
     PyObject *text = PyUnicode_FromFormat("%s(key=%R, using='%s', quota=%R)", type_short_name(Py_TYPE(self)), self->key,
                                           algorithm_names[self->algorithm], quota != NULL ? quota : self->quota);
     Py_XDECREF(quota);

@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "fork.h"
 
+#define TIMEOUT_MAX_S 1e9 /* 31 years: an instant plus as much fits into int64 nanoseconds until the year 2230 */
 #define SETTLE_NS (100 * NS_PER_MS) /* how long closing may take, where something is left to be given back */
 
 /* ---- replies ---- */
@@ -346,6 +347,21 @@ static void link_begin(LinkObject *self, int64_t timeout_ns) {
     self->ready = true;
 }
 
+/* Seconds to nanoseconds. What is longer than TIMEOUT_MAX_S is as long as that. -1: an exception. */
+static int64_t link_timeout(PyTypeObject *type, const char *name, double seconds) {
+    if (!(seconds > 0)) {
+        PyObject *given = PyFloat_FromDouble(seconds);
+        if (given != NULL) {
+            PyErr_Format(state_of_type(type)->setup_error, "Invalid %s: %R, must be a number of seconds above 0.", name,
+                         given);
+            Py_DECREF(given);
+        }
+        return -1;
+    }
+    double ns = (seconds < TIMEOUT_MAX_S ? seconds : TIMEOUT_MAX_S) * 1e9;
+    return ns < 1 ? 1 : (int64_t)ns;
+}
+
 static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"host",     "port",     "unix_path",   "user",
                             "password", "database", "client_name", "connect_timeout",
@@ -364,7 +380,9 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
                                      &password, &database, &name, &connect_timeout, &timeout, &tls)) {
         return NULL;
     }
-    LinkObject *self = (LinkObject *)type->tp_alloc(type, 0);
+    int64_t connect_timeout_ns = link_timeout(type, "connect_timeout", connect_timeout);
+    int64_t timeout_ns = connect_timeout_ns < 0 ? -1 : link_timeout(type, "timeout", timeout);
+    LinkObject *self = timeout_ns < 0 ? NULL : (LinkObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
@@ -383,13 +401,13 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         .client_name = self->texts[4],
         .database = database,
         .resp3 = true,
-        .connect_timeout_ns = (int64_t)(connect_timeout * 1e9),
+        .connect_timeout_ns = connect_timeout_ns,
     };
     if (tls != Py_None && tls_init(&self->tls, tls, host) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    link_begin(self, (int64_t)(timeout * 1e9));
+    link_begin(self, timeout_ns);
     return (PyObject *)self;
 }
 
@@ -432,7 +450,7 @@ static void link_dealloc(PyObject *object) {
 
 static PyObject *link_opened(LinkObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromLongLong(self->link.opened);
+    return PyLong_FromLongLong(atomic_load(&self->link.opened));
 }
 
 static PyObject *link_host(LinkObject *self, void *unused) {

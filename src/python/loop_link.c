@@ -9,7 +9,7 @@
 
 #include "clock.h"
 
-static bool schedule(LoopLinkObject *self, struct kept_error *k);
+static bool schedule(LoopLinkObject *self, const char *method, struct kept_error *k);
 
 /* A method of the loop with one argument or two. 0; -1: the loop is closed, or refuses, which is kept. */
 static int ask_loop(PyObject *loop, const char *method, int fd, PyObject *callback, struct kept_error *k) {
@@ -125,7 +125,7 @@ void loop_link_step(LoopLinkObject *self, bool readable, struct kept_error *k) {
     }
     if (tls_raise(&self->tls)) {
         error_keep(k);
-        schedule(self, k); /* the connection is closed; what is asked goes over a new one */
+        schedule(self, "call_soon", k); /* the connection is closed; what is asked goes over a new one */
     }
     wait_flush(self->module);
     Py_DECREF(loop);
@@ -157,18 +157,21 @@ void loop_links_close(PyObject *loops) {
     PyObject *type, *error, *traceback;
     struct kept_error k = {0};
     PyErr_Fetch(&type, &error, &traceback);
-    PyObject *items = PyObject_CallMethod(loops, "items", NULL);
-    PyObject *list = items == NULL ? NULL : PySequence_List(items);
+    PyObject *list =
+        PyObject_CallMethod(loops, "keyrefs", NULL); /* at one stroke: other threads may add loops meanwhile */
     error_keep(&k);
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *item = PyList_GET_ITEM(list, i); /* (loop, LoopLink) */
-        PyObject *args[] = {PyTuple_GET_ITEM(item, 1), Py_None};
-        if (loop_call(&k, PyTuple_GET_ITEM(item, 0), "call_soon_threadsafe", args, 2, NULL, NULL) == LOOP_FAILED) {
+        PyObject *loop = weak_target(PyList_GET_ITEM(list, i));
+        PyObject *args[] = {loop == NULL ? NULL : PyObject_CallMethod(loops, "get", "O", loop), Py_None};
+        if (args[0] != NULL && args[0] != Py_None &&
+            loop_call(&k, loop, "call_soon_threadsafe", args, 2, NULL, NULL) == LOOP_FAILED) {
             error_keep(&k);
         } /* of a closed loop the connection is closed as well */
+        error_keep(&k);
+        Py_XDECREF(args[0]);
+        Py_XDECREF(loop);
     }
     Py_XDECREF(list);
-    Py_XDECREF(items);
     error_defer(&k, NULL);
     PyErr_Restore(type, error, traceback);
 }
@@ -198,25 +201,30 @@ static void wake_request(struct redis_request *r) {
     t->wait.waiter.wake(&t->wait.waiter);
 }
 
-/* The loop calls before this turn of it is over. False: it is closed, or refuses, which is kept. */
-static bool schedule(LoopLinkObject *self, struct kept_error *k) {
+/* The loop calls before this turn of it is over; `method` is its call_soon, or call_soon_threadsafe where this may be another thread.
+ * False: it is closed, or refuses, which is kept. */
+static bool schedule(LoopLinkObject *self, const char *method, struct kept_error *k) {
     PyObject *loop = weak_target(self->loop), *args[] = {(PyObject *)self, Py_True};
-    if (self->scheduled || loop == NULL) {
-        Py_XDECREF(loop);
-        return self->scheduled;
+    if (loop == NULL) {
+        return false;
     }
-    enum loop_answer done = loop_call(k, loop, "call_soon", args, 2, NULL, NULL);
-    if (done == LOOP_FAILED) {
-        error_keep(k);
+    enum loop_answer done = LOOP_DONE;
+    if (!atomic_exchange(&self->scheduled, true)) {
+        done = loop_call(k, loop, method, args, 2, NULL, NULL);
+        if (done == LOOP_FAILED) {
+            error_keep(k);
+        }
+        if (done != LOOP_DONE) {
+            self->scheduled = false;
+        }
     }
-    self->scheduled = done == LOOP_DONE;
     Py_DECREF(loop);
-    return self->scheduled;
+    return done == LOOP_DONE;
 }
 
 int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObject *t) {
     struct kept_error k = {0};
-    bool scheduled = schedule(self, &k);
+    bool scheduled = schedule(self, "call_soon", &k);
     if (error_set(&k)) {
         return -1;
     }
@@ -236,7 +244,8 @@ void loop_link_abandon(LoopLinkObject *self, struct redis_request *r, struct red
         PyObject *type, *error, *traceback;
         struct kept_error k = {0};
         PyErr_Fetch(&type, &error, &traceback);
-        schedule(self, &k); /* what a closed loop owes is not sent */
+        schedule(self, "call_soon_threadsafe",
+                 &k); /* the collector may be at work in any thread; what a closed loop owes is not sent */
         error_defer(&k, NULL);
         PyErr_Restore(type, error, traceback);
     }

@@ -22,8 +22,8 @@ typedef struct loop_link_object {
     bool resolving;  /* a thread looks up the server's name; what it finds: */
     int problem;
     _Atomic(struct addrinfo *) found;
-    bool closing;   /* hangs up when it owes nothing any more */
-    bool scheduled; /* the loop will call in this turn */
+    bool closing;           /* hangs up when it owes nothing any more */
+    _Atomic bool scheduled; /* the loop will call in this turn */
 } LoopLinkObject;
 
 /* The one for this loop, made when new: a new reference. */

@@ -5,6 +5,7 @@
 #include "redis_store_type.h"
 
 #include "call_type.h"
+#include "kept_error.h"
 #include "leased.h"
 #include "loop_link.h"
 #include "remote.h"
@@ -148,19 +149,15 @@ int redis_store_undo_from_anywhere(RedisStoreObject *s, struct remote *r) {
 }
 
 /* A slot that was reserved is not wanted: it is given back, and the exception that is set stays. That the server does not answer leaves
- * it taken, and is no error beside that exception. What else is raised meanwhile (by a second signal, say) is raised instead, as Python
- * does in an except clause. */
+ * it taken, and is no error beside that exception. What else is raised meanwhile (by a second signal, say) comes out together with it. */
 static void redis_store_give_slot_back(RedisStoreObject *s, struct remote *r) {
-    PyObject *type, *error, *traceback;
-    PyErr_Fetch(&type, &error, &traceback);
+    struct kept_error k = {0};
+    error_keep(&k);
     remote_renew(r, REMOTE_UNDO);
-    if (remote_run(s, r) < 0 && !PyErr_ExceptionMatches(s->module->store_error)) {
-        Py_XDECREF(type);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
-        return;
+    if (remote_run(s, r) < 0 && PyErr_ExceptionMatches(s->module->store_error)) {
+        PyErr_Clear();
     }
-    PyErr_Restore(type, error, traceback);
+    error_set(&k);
 }
 
 /* Until what was reserved is due. */

@@ -30,9 +30,9 @@ typedef struct task_wait_object {
     bool woken_early;                    /* woken before it was in the heap */
     _Atomic bool queued;                 /* on one of these lists */
     _Atomic uint64_t turn;               /* which of all that were served in this module; 0: not served */
-    uint8_t state;  /* the loop's thread changes it, and so does what has made sure that the loop is no more */
-    bool scheduled; /* the loop will call the callback */
-    bool blocking;  /* _asyncio_future_blocking */
+    _Atomic uint8_t state; /* the loop's thread changes it, and so does what has made sure that the loop is no more */
+    bool scheduled;        /* the loop will call the callback */
+    bool blocking;         /* _asyncio_future_blocking */
 } TaskWaitObject;
 
 /* Nothing is waited for yet. `loop` NULL: not of asyncio. Takes references to all but `plan` and `key`, which it takes over. */

@@ -198,8 +198,8 @@ bool wait_check(struct wait *w, struct module_state *m, struct kept_error *k, in
 }
 
 void wait_cancel(struct wait *w) {
-    if (w->stage == WAIT_BEGUN) {
-        w->stage = WAIT_GIVEN_UP;
+    uint8_t begun = WAIT_BEGUN;
+    if (atomic_compare_exchange_strong(&w->stage, &begun, WAIT_GIVEN_UP)) {
         w->ops->cancel(w);
     }
 }

@@ -46,8 +46,8 @@ struct wait {
     };
     struct table_key key; /* the store's, borrowed */
     const struct wait_ops *ops;
-    enum wait_stage stage;
-    bool refused; /* by the semaphore */
+    _Atomic uint8_t stage; /* an enum wait_stage; two threads may give up: who drops the loop, and who drops the call */
+    bool refused;          /* by the semaphore */
 };
 
 void wait_init(struct wait *w, void (*wake)(struct waiter *self), const void *keeper);

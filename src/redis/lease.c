@@ -315,9 +315,10 @@ static void pool_tell(const struct lease_pool *l, const struct state *states, in
 }
 
 bool lease_spend(struct lease_pool *l, const struct table_key *key, int64_t cost, bool denials, struct outcome *out) {
-    int64_t now = clock_now();
     bool decided = false;
     pool_lock(l);
+    int64_t now =
+        clock_now(); /* under the lock: a call that was held up spends nothing of a block that has ended since */
     struct entry *e = pool_find(l, key);
     if (e != NULL && cost <= e->left && now < e->valid_until) {
         entry_spend(l, e, cost);

@@ -81,7 +81,8 @@ struct link {
     uint64_t random;
     enum connection_fault fault; /* what the rest is for */
     char error[REDIS_ERROR_LENGTH];
-    int64_t opened, failed; /* connections made, and not made */
+    _Atomic int64_t opened; /* connections made */
+    int64_t failed;         /* and not made */
 };
 
 void link_init(struct link *l, const struct redis_address *address, const struct redis_stream *stream,

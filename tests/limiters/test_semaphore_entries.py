@@ -8,6 +8,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from headway import MemoryStore
 from headway.limiters import AsyncSemaphore, MaxSleepExceededError, SyncSemaphore
+from headway.limiters._permits import BEAT, Lease
 from headway.store import SharedMemoryStore, SQLiteStore
 
 
@@ -107,3 +109,11 @@ def test_holders_that_never_leave_do_not_pile_up(name: str, store: MemoryStore) 
     assert semaphore._pool.held == 1
     in_thread(semaphore.__exit__, None, None, None)
     assert semaphore._pool.held == 0
+
+
+def test_a_lease_that_was_handed_over_and_not_claimed_is_as_long_as_its_listener_lives() -> None:
+    """So a leave by another thread is not taken for that of a holder whose permit has lapsed."""
+    holder: weakref.ref[object] = weakref.ref(threading.current_thread())
+    assert Lease("id", holder, 60.0, since=1.0, claimed=False).until == 1.0 + BEAT
+    assert Lease("id", holder, 2.0, since=1.0, claimed=False).until == 3.0
+    assert Lease("id", holder, 60.0, since=1.0, claimed=True).until == 61.0

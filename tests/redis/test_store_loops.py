@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 
 import pytest
 from servers import RedisServer
@@ -129,3 +131,39 @@ def test_a_child_never_touches_the_connection_of_its_parents_loop(server: RedisS
         assert (await limiter.peek()).remaining == 4
 
     asyncio.run(main())
+
+
+def test_a_store_that_is_closed_while_another_loop_comes_closes_those_it_had(
+    server: RedisServer,
+) -> None:
+    limiter = Throttled("key", quota="5/m", store=named(server, "?client_name=comes"))
+    late = asyncio.new_event_loop()
+
+    def ask() -> None:
+        late.run_until_complete(limiter.limit())
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "return" and frame.f_code.co_name in ("items", "keyrefs"):
+            sys.setprofile(None)
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+
+    async def main() -> None:
+        await limiter.limit()
+        sys.setprofile(profile)
+        try:
+            limiter.store.close()
+        finally:
+            sys.setprofile(None)
+        end = time.monotonic() + 10
+        while len(clients(server, "comes")) != 1 and time.monotonic() < end:
+            await asyncio.sleep(0.001)
+        assert len(clients(server, "comes")) == 1  # of the loop that came
+
+    try:
+        asyncio.run(main())
+    finally:
+        limiter.store.close()
+        late.run_until_complete(asyncio.sleep(0))
+        late.close()

@@ -12,7 +12,7 @@ import pytest
 from servers import RedisServer
 from store_help import repr_of
 
-from headway import MemoryStore, SetUpError, Throttled
+from headway import MemoryStore, SetUpError, Throttled, _core
 from headway.limiters import SyncTokenBucket
 from headway.store import RedisStore, from_env, from_url
 
@@ -209,3 +209,18 @@ def test_a_quota_that_redis_cannot_hold_is_refused_at_once() -> None:
     store = RedisStore("redis://host.invalid")
     with pytest.raises((DataError, SetUpError), match="142 years"):
         Throttled("key", using="gcra", quota="1/3650d burst 1000", store=store)
+
+
+@pytest.mark.parametrize("seconds", [1e10, 1e300, float("inf")])
+def test_a_timeout_of_centuries_is_long(server: RedisServer, seconds: float) -> None:
+    link = _core.Link("127.0.0.1", server.port, connect_timeout=seconds, timeout=seconds)
+    assert link.execute("PING") == b"PONG"
+    link.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout"])
+def test_a_timeout_that_is_none_is_refused(name: str, seconds: float) -> None:
+    options: dict[str, Any] = {name: seconds}
+    with pytest.raises(SetUpError, match=f"Invalid {name}: {seconds}, must be a number of seconds"):
+        _core.Link("127.0.0.1", 6379, **options)

@@ -64,7 +64,8 @@ class Lease:
         self.holder = holder
         self.term = term
         self.due = since + (term / 3 if claimed else min(CLAIM, term / 3))
-        self.until = since + term
+        # One that was handed over lapses with its listener, until it is claimed.
+        self.until = since + (term if claimed else min(term, BEAT))
 
     @property
     def term_us(self) -> int:
