@@ -100,7 +100,7 @@ def open_store(kind: str, *, awaited: bool = False) -> tuple[Any, Callable[[], N
         case "memory":
             return MemoryStore(), lambda: None
         case "shm":
-            store = SharedMemoryStore(f"torture-{os.getpid()}-{next(_numbers)}", size="256K")
+            store = SharedMemoryStore(f"torture-{os.getpid()}-{next(_numbers)}", size="4M")
             return store, store.remove
         case "sqlite":
             file = SQLiteStore(os.path.join(_folder, f"{os.getpid()}-{next(_numbers)}.db"))

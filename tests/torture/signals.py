@@ -35,6 +35,8 @@ LOOPS_OWN = {
     "select",
     "<lambda>",
     "_drive",
+    "_set_result_unless_cancelled",
+    "_done_callback",
 }
 """Functions in which a loop loses a callback of its own when a handler raises there; "" is none."""
 

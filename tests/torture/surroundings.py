@@ -63,6 +63,8 @@ class Threads:
     THREADS, CALLS = 8, 12
 
     def applies(self, operation: Operation) -> bool:
+        if operation.store == "client" and operation.loop:
+            return False  # such a client belongs to one event loop
         # What needs preparing is prepared for one call.
         return operation.store not in APART and not operation.waits and operation.loop != "uvloop"
 
