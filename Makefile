@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) scripts/install.py
 SOURCES := $(wildcard src/core/*.[ch] src/redis/*.[ch] src/redis/lua/*.lua src/python/*.[ch])
 
-.PHONY: help build demo test test-all test-rest check format bench core-test asan tsan free-threaded fuzz clean
+.PHONY: help build demo test test-all test-rest check analyze format bench core-test asan tsan free-threaded fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -121,7 +121,7 @@ asan: $(VENV)/.done-venv ## the C tests under AddressSanitizer and UndefinedBeha
 tsan: $(VENV)/.done-venv ## the C tests under ThreadSanitizer
 	@$(PY) scripts/run_tests.py c tsan
 
-# Builds the interpreters once (scripts/build-free-threaded), some minutes each.
+# Builds the interpreters once (scripts/build-python), some minutes each.
 free-threaded: ## the fast tests on a Python without a GIL, and those of threads under ThreadSanitizer
 	@scripts/free-threaded
 
@@ -147,6 +147,9 @@ PYTHON_FILES := python setup.py scripts $(wildcard tests benchmarks)
 
 check: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-extra-lint ## format, lint, types, C warnings on gcc and clang
 	@scripts/check $(VENV)
+
+analyze: $(VENV)/.done-venv ## static analysis of src/core and src/redis by gcc and clang; what has changed
+	@$(PY) scripts/analyze.py
 
 format: $(VENV)/.done-extra-lint ## put C and Python into the house style
 	@$(VENV)/bin/clang-format -i $(C_FILES)

@@ -1,6 +1,6 @@
 """free_threaded: what do one and two threads get, with one key, keys and stores of their own?
 
-Made for a Python without a GIL (scripts/build-free-threaded); on one with a GIL two threads get
+Made for a Python without a GIL (scripts/build-python); on one with a GIL two threads get
 what one gets. Each round times one thread that makes N calls, then two that make N / 2 calls each,
 of every contender in turn. A ratio is formed inside one round.
 """

@@ -4,7 +4,7 @@ flavour.
     python3 scripts/pythons.py          prints them, name and path
 
 Looks for python3.10 to python3.15 (and 3.13t and later, the free-threaded ones) on PATH, among
-pyenv's versions, those that uv has installed, and those of scripts/build-free-threaded. A name on
+pyenv's versions, those that uv has installed, and those of scripts/build-python. A name on
 PATH may be a launcher for a version that is not there, so each is asked first.
 """
 
