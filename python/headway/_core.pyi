@@ -1,5 +1,6 @@
 """Types of the compiled module: everything in it is re-exported by the public modules."""
 
+import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
@@ -494,6 +495,8 @@ class ObservedDimension(_Dimension):
     n_sequence_fields: Final = 7
     n_unnamed_fields: Final = 0
     def __new__(cls, fields: Iterable[object], /) -> Self: ...
+    if sys.version_info >= (3, 13):
+        def __replace__(self, /, **changes: object) -> Self: ...
 
 @final
 class Observation:

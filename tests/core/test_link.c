@@ -149,7 +149,7 @@ static const struct link_caller caller = {
 
 static struct redis_request *left[THREADS]; /* by threads that ended */
 
-static void call_once(long token) {
+static void ask_once(long token) {
     char text[64];
     snprintf(text, sizeof text, "*2\r\n$4\r\nTAKE\r\n$7\r\n%ld\r\n", token);
     struct redis_request *r = request(text);
@@ -167,7 +167,7 @@ static void call_once(long token) {
 }
 
 static void call_from_within(void) {
-    call_once(1000000 + depth);
+    ask_once(1000000 + depth);
 }
 
 static void *call(void *number) {
@@ -247,7 +247,7 @@ static void who_gives_up_leaves_nothing_taken(void) {
 static void *call_slowly(void *number) {
     pthread_mutex_lock(&gil);
     for (int i = 0; i < 3; i++) {
-        call_once(200000 * THREADS + (long)(intptr_t)number);
+        ask_once(200000 * THREADS + (long)(intptr_t)number);
     }
     pthread_mutex_unlock(&gil);
     return NULL;
@@ -286,7 +286,7 @@ static void threads_that_end_take_nothing_with_them(void) {
     }
     atomic_store(&dawdle_ms, 0);
     pthread_mutex_lock(&gil);
-    call_once(1000000); /* whatever is under way is answered before this */
+    ask_once(1000000); /* whatever is under way is answered before this */
     pthread_mutex_unlock(&gil);
     for (int i = 0; i < THREADS; i += 2) {
         CHECK(left[i] != NULL && left[i]->end == REQUEST_DONE);

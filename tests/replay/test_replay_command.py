@@ -281,6 +281,7 @@ def test_the_progress_bar_follows_the_bytes_and_cleans_up(
     from headway.replay.access_log import LinePattern, Stamps
 
     terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")  # rich draws nothing on a dumb one
     monkeypatch.setattr(sys, "stderr", terminal)
     selection = Selection()
     source = Source(LogFile(log), selection, LinePattern(selection.fields()), Stamps())
