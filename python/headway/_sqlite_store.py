@@ -58,7 +58,7 @@ the shortest pause does too; a transaction is done in 25 us. With four processes
 are a fifth more transactions a second."""
 CHECK_S = 1.0
 """So often a process looks whether its file is the one that the path names. That costs 2 us."""
-ATTEMPTS_AFTER_FORKS = 3
+ATTEMPTS_AFTER_FORKS = 2
 """How often a transaction begins anew because the process forked in the middle of it."""
 PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
 """Between two attempts after that: at first, and at most."""
@@ -304,7 +304,7 @@ class SQLiteStore(AtomicStore):
         # a step or a signal's handler that uses the store again gets an error, not a deadlock.
         self._lock: Any = threading.RLock()
         self._jobs: deque[_Job[Any]] = deque()
-        self._in_step = False
+        self._stays_open = False
         self._open = None
         self._swept = self._now()
 
@@ -484,6 +484,7 @@ class SQLiteStore(AtomicStore):
         for job in batch:
             job.outcome = outcome
         connection, is_ending = None, False
+        self._stays_open = attempts == 0
         try:
             connection = self._connection()
             if connection.in_transaction:
@@ -502,16 +503,13 @@ class SQLiteStore(AtomicStore):
                 job.error = None
                 news: tuple[bytes | None, ...] = ()
                 try:
-                    self._in_step = True
                     news, job.answer = job.step(tuple(olds))
                 except Exception as error:
                     if comes_from_a_handler(error):
                         raise  # it is not the step's, which may be another thread's
                     job.error = error
-                finally:
-                    self._in_step = False
                 if connection is not self._open:
-                    raise _Forked  # this is the child, and the connection is the parent's
+                    raise _Forked
                 if job.error is not None:
                     continue
                 for key, old, new in zip(job.keys, olds, news, strict=True):
@@ -545,9 +543,10 @@ class SQLiteStore(AtomicStore):
                 ) from None
         else:
             return
-        # A signal handler, or a step, has forked in the middle of it. Between steps the connection
-        # was closed for that; within one it is left to the parent. In the child the lock is
-        # another one.
+        # A signal handler, or a step, has forked in the middle of it, and the connection was closed
+        # for that: a child that uses the file need not wait for the parent, which may wait for the
+        # child. In the child the lock is another one. A step that forks each time is let through in
+        # the end, on a connection that is left to the parent.
         with self._lock:
             self._transact(batch, patient, attempts - 1)
 
@@ -564,7 +563,7 @@ class SQLiteStore(AtomicStore):
 
 
 class _Forked(BaseException):
-    """This process is a child that was made in the middle of a step."""
+    """The process forked in the middle of a step, and the connection was closed or is another's."""
 
 
 def _close(connection: sqlite3.Connection) -> bool:
@@ -642,7 +641,7 @@ def _before_fork() -> None:
         # the lock already; then the transaction begins anew, in both processes.
         if not store._lock.acquire(timeout=store._busy_timeout + 1):
             continue
-        if store._open is not None and store.path != ":memory:" and not store._in_step:
+        if store._open is not None and store.path != ":memory:" and not store._stays_open:
             connection, store._open = store._open, None
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
