@@ -169,7 +169,7 @@ class Stages:
             self.add(Results(failures={title: "does not build"}))
             return
         self.pytest(
-            "not slow and not alone and not unsanitized",
+            "not slow and not alone",
             title=title,
             only=SANITIZED,
             environment=sanitized.environment(sanitized.FOLDER),
