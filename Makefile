@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) scripts/install.py
 SOURCES := $(wildcard src/core/*.[ch] src/redis/*.[ch] src/redis/lua/*.lua src/python/*.[ch])
 
-.PHONY: help build demo test test-all test-rest check analyze format bench core-test asan tsan free-threaded fuzz clean
+.PHONY: help build demo test test-all test-rest check analyze format bench core-test asan tsan free-threaded leaks fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,7 +75,7 @@ CC ?= cc
 CORE_HEADERS := $(wildcard src/core/*.h tests/core/*.h)
 CORE_OBJECTS := $(patsubst src/core/%.c,%.o,$(wildcard src/core/*.c))
 CORE_TESTS := $(patsubst tests/core/%.c,%,$(wildcard tests/core/test_*.c))
-CORE_FUZZ := $(patsubst tests/core/%.c,%,$(wildcard tests/core/fuzz_*.c))
+CORE_FUZZ := $(filter-out fuzz_replay,$(patsubst tests/core/%.c,%,$(wildcard tests/core/fuzz_*.c)))
 CORE_FLAGS := -std=c11 -D_GNU_SOURCE -g -pthread -Wall -Wextra -Isrc/core -Itests/core
 ifeq ($(CI),true)
 CORE_FLAGS += -Werror
@@ -89,6 +89,12 @@ FLAGS_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,unde
 # These test what stands on hiredis; where that is not installed, each says so and tests nothing.
 LINK_TESTS := test_link test_replies test_dial
 LINK_SOURCES := $(addprefix src/redis/,connection.c dial.c link.c link_threads.c replies.c)
+REPLY_SOURCES := $(LINK_SOURCES) src/redis/scripts.c src/redis/lease.c
+
+FUZZ_MAIN_plain := tests/core/fuzz_replay.c
+FUZZ_MAIN_asan := tests/core/fuzz_replay.c
+FUZZ_MAIN_tsan := tests/core/fuzz_replay.c
+FUZZ_MAIN_fuzz := -fsanitize=fuzzer
 
 define variant
 build/core/$(1)/%.o: src/core/%.c $$(CORE_HEADERS) Makefile
@@ -102,8 +108,17 @@ $$(addprefix build/core/$(1)/,$$(LINK_TESTS)): build/core/$(1)/%: tests/core/%.c
 	@if hiredis=$$$$($$(PY) scripts/find_hiredis.py); then hiredis="$(LINK_SOURCES) $$$$hiredis"; else hiredis=-DHEADWAY_WITHOUT_REDIS=1; fi; \
 	$(2) $$(CORE_FLAGS) -Isrc/redis $$(FLAGS_$(1)) $$< $$(filter %.o,$$^) $$$$hiredis -lm -o $$@
 
+# A fuzz target with a main of its own, which replays a corpus; for `make fuzz`, with that of libFuzzer.
+build/core/$(1)/fuzz_%: tests/core/fuzz_%.c tests/core/fuzz_replay.c $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS)
+	@$(2) $$(CORE_FLAGS) $$(FLAGS_$(1)) $$(FUZZ_MAIN_$(1)) $$< $$(filter %.o,$$^) -lm -o $$@
+
+build/core/$(1)/fuzz_replies: tests/core/fuzz_replies.c tests/core/fuzz_replay.c $(REPLY_SOURCES) $$(addprefix build/core/$(1)/,$$(CORE_OBJECTS)) $$(CORE_HEADERS) $$(wildcard src/redis/*.h src/redis/lua/*.lua)
+	@mkdir -p build/generated && $$(PY) scripts/embed_lua.py build/generated/lua_scripts.h
+	@if hiredis=$$$$($$(PY) scripts/find_hiredis.py); then hiredis="$(REPLY_SOURCES) $$$$hiredis"; else hiredis=-DHEADWAY_WITHOUT_REDIS=1; fi; \
+	$(2) $$(CORE_FLAGS) -Isrc/redis -Ibuild/generated $$(FLAGS_$(1)) $$(FUZZ_MAIN_$(1)) $$< $$(filter %.o,$$^) $$$$hiredis -lm -o $$@
+
 .PHONY: core-programs-$(1)
-core-programs-$(1): $$(addprefix build/core/$(1)/,$$(CORE_TESTS))
+core-programs-$(1): $$(addprefix build/core/$(1)/,$$(CORE_TESTS) $$(CORE_FUZZ))
 endef
 $(eval $(call variant,plain,$$(CC)))
 $(eval $(call variant,asan,$$(CC)))
@@ -125,19 +140,20 @@ tsan: $(VENV)/.done-venv ## the C tests under ThreadSanitizer
 free-threaded: ## the fast tests on a Python without a GIL, and those of threads under ThreadSanitizer
 	@scripts/free-threaded
 
+# Builds the interpreter once (scripts/build-python), some minutes.
+leaks: ## many calls of each entry point on a debug build of CPython, which counts all references
+	@scripts/leaks
+
 FUZZ_SECONDS ?= 20
 
-build/core/fuzz/fuzz_%: tests/core/fuzz_%.c $(addprefix build/core/fuzz/,$(CORE_OBJECTS)) $(CORE_HEADERS)
-	@clang $(CORE_FLAGS) $(FLAGS_fuzz) -fsanitize=fuzzer $< $(filter %.o,$^) -lm -o $@
-
-fuzz: ## libFuzzer on tests/core/fuzz_*.c, FUZZ_SECONDS (20) each; needs clang
+fuzz: $(VENV)/.done-venv ## libFuzzer on tests/core/fuzz_*.c, FUZZ_SECONDS (20) each; needs clang
 	@command -v clang >/dev/null || { echo "make fuzz needs clang: sudo apt-get install clang" >&2; exit 1; }
 	@$(MAKE) $(addprefix build/core/fuzz/,$(CORE_FUZZ))
 	@for name in $(CORE_FUZZ); do \
 	    echo "== $$name, $(FUZZ_SECONDS) s"; \
 	    mkdir -p build/fuzz/$$name; \
 	    build/core/fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -print_final_stats=0 -verbosity=0 \
-	        -artifact_prefix=build/fuzz/ build/fuzz/$$name; \
+	        -artifact_prefix=build/fuzz/ build/fuzz/$$name tests/core/corpus/$${name#fuzz_}; \
 	done
 
 # --- format, lint, types, warnings

@@ -35,10 +35,14 @@ ANALYZERS = {
     "gcc": ("-O1", "-fanalyzer"),
     # A third of clang's usual bound on what it follows in one function: a third of the time, and
     # the same findings here.
-    "clang": ("--analyze", "--analyzer-output", "text", "-Xclang", "-analyzer-config")
-    + ("-Xclang", "max-nodes=75000"),
+    "clang": (
+        *("--analyze", "--analyzer-output", "text"),
+        *("-Xclang", "-analyzer-config", "-Xclang", "max-nodes=75000"),
+    ),
 }
-FOUND = re.compile(r"^(?P<file>[^:\s]+):(?P<line>\d+):\d+: warning: (?P<text>.*) \[(?P<check>[^]]+)\]$")
+FOUND = re.compile(
+    r"^(?P<file>[^:\s]+):(?P<line>\d+):\d+: warning: (?P<text>.*) \[(?P<check>[^]]+)\]$"
+)
 
 
 class Finding(NamedTuple):
@@ -129,7 +133,7 @@ def main() -> int:
     )
     jobs = [(compiler, source) for compiler in reversed(compilers) for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        lists = pool.map(lambda job: findings(*job, flags), jobs)
+        lists = pool.map(lambda job: findings(job[0], job[1], flags), jobs)
         found = {finding for one in lists for finding in one}
     known = exceptions()
     wrong = [f for f in sorted(found) if not any(e.explains(f) for e in known)]

@@ -4,6 +4,7 @@
                                                       folders of tests but for the slow ones
     .venv/bin/python scripts/run_tests.py rest        what `make test-all` runs after that
     .venv/bin/python scripts/run_tests.py c asan      one variant of the C tests (plain, asan, tsan)
+    .venv/bin/python scripts/run_tests.py sanitized   fast tests of the extension under sanitizers
     .venv/bin/python scripts/run_tests.py slow        the slow tests, then those that run alone
     .venv/bin/python scripts/run_tests.py pythons     a wheel and the tests on each other Python
 
@@ -20,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import processes
@@ -31,13 +32,20 @@ from pythons import find_pythons, name_of
 from requirements import of_extra
 
 PLUGINS = ROOT / "scripts" / "plugins"
-sys.path.insert(0, str(PLUGINS))
+sys.path[:0] = [str(PLUGINS), str(ROOT / "tests" / "torture")]
+import sanitized  # noqa: E402
 from pytest_results import VARIABLE, Results, read  # noqa: E402
 
 BUILD = ROOT / "build"
 LAST_LINE = BUILD / "last-test-line.txt"
 RESULTS = BUILD / "test-results.jsonl"
 SANITIZERS = {"plain": "", "asan": "-fsanitize=address,undefined", "tsan": "-fsanitize=thread"}
+# What runs with the extension under sanitizers: what reaches most of the C code in seconds.
+SANITIZED = (
+    *("tests/api", "tests/asyncio_waiting", "tests/limiters", "tests/threads"),
+    *("tests/redis/test_faults_replies.py", "tests/redis/test_faults_fuzz.py"),
+    *("tests/redis/test_faults_errors.py", "tests/redis/test_task_calls.py"),
+)
 # Another Python runs what can be installed there of the extra `test`, but for the tools that
 # read the sources rather than run them.
 READ_THE_SOURCES = ("mypy", "pyright", "ruff", "django-stubs", "types-", "celery-types")
@@ -62,7 +70,9 @@ class Stages:
     # --- C
 
     def c(self, variant: str) -> None:
-        """Builds and runs tests/core/test_*.c, each program one test."""
+        """Builds and runs tests/core/test_*.c, and tests/core/fuzz_*.c on what is in
+        tests/core/corpus, each program one test.
+        """
         if variant != "plain" and not sanitizer_works(variant):
             say(f"C core, {variant}: skipped: this compiler or kernel has no {variant} here")
             return
@@ -75,14 +85,14 @@ class Stages:
             self.add(Results(failures={f"C core, {variant}": "does not build"}))
             return
         results = Results()
-        for source in sorted((ROOT / "tests" / "core").glob("test_*.c")):
-            program = BUILD / "core" / variant / source.stem
-            status, output = processes.run([*launcher(variant), program])
+        for command in core_commands(variant):
+            status, output = processes.run([*launcher(variant), *command])
             if status == 0:
                 results.passed += 1
             else:
                 say(output)
-                results.failures[f"C core, {variant}: {source.stem}"] = f"status {status}"
+                name = f"C core, {variant}: {Path(command[0]).name}"
+                results.failures[name] = f"status {status}"
         say(f"C core, {variant}: {results.closing} in {time.monotonic() - begun:.0f}s")
         self.add(results)
 
@@ -97,8 +107,10 @@ class Stages:
         parallel: bool = True,
         thorough: bool = False,
         show: bool = True,
+        only: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """The tests of all folders that the marker expression selects.
+        """The tests of all folders, or only of some, that the marker expression selects.
 
         `thorough` has those with a number of rounds or examples do all of them (tests/effort.py).
         """
@@ -107,15 +119,17 @@ class Stages:
         # The workers of pytest-xdist end on their own account when a test hangs; the suite goes on.
         workers = ["-n", "auto"] if parallel else []
         command: list[str | Path] = [python, "-m", "pytest", "-q", "-p", "pytest_results"]
+        path = [str(PLUGINS), *filter(None, [(environment or {}).get("PYTHONPATH")])]
         environment = {
+            **(environment or {}),
             VARIABLE: str(RESULTS),
-            "PYTHONPATH": str(PLUGINS),
+            "PYTHONPATH": os.pathsep.join(path),
             "HEADWAY_TEST_THOROUGH": "1" if thorough else "",
         }
         begun = time.monotonic()
         try:
             status, output = processes.run(
-                [*command, *workers, "-m", selection], show=show, env=environment
+                [*command, *workers, "-m", selection, *only], show=show, env=environment
             )
         except BaseException:
             self.add(read(RESULTS))
@@ -141,9 +155,30 @@ class Stages:
         )
         self.pytest("alone", title=f"{name}, one at a time", parallel=False)
 
+    def sanitized(self) -> None:
+        """Fast tests with the extension itself under AddressSanitizer and
+        UndefinedBehaviorSanitizer, of which the first error ends the test's process.
+        """
+        title = f"Python {name_of(sys.executable)}, extension under asan"
+        if not sanitizer_works("asan"):
+            say(f"{title}: skipped: this compiler or kernel has no asan here")
+            return
+        status, output = processes.run([sys.executable, "tests/torture/sanitized.py"])
+        if status != 0:
+            say(output)
+            self.add(Results(failures={title: "does not build"}))
+            return
+        self.pytest(
+            "not slow and not alone",
+            title=title,
+            only=SANITIZED,
+            environment=sanitized.environment(sanitized.FOLDER),
+        )
+
     def rest(self) -> None:
         self.c("asan")
         self.c("tsan")
+        self.sanitized()
         self.slow()
         self.pythons()
 
@@ -203,6 +238,15 @@ def _without(output: str) -> str:
     return f", without {lacking}" if lacking else ""
 
 
+def core_commands(variant: str) -> Iterator[list[str | Path]]:
+    """The C tests, and the fuzz targets with their corpus."""
+    built, tests = BUILD / "core" / variant, ROOT / "tests" / "core"
+    for source in sorted(tests.glob("test_*.c")):
+        yield [built / source.stem]
+    for corpus in sorted((tests / "corpus").iterdir()):
+        yield [built / f"fuzz_{corpus.name}", *sorted(corpus.iterdir())]
+
+
 def sanitizer_works(variant: str) -> bool:
     """Not every compiler comes with the libraries, and not every kernel lets them start."""
     with tempfile.TemporaryDirectory() as folder:
@@ -224,8 +268,13 @@ def stage_of(stages: Stages, arguments: list[str]) -> Callable[[], None] | None:
             return stages.fast
         case ["c", ("plain" | "asan" | "tsan") as variant]:
             return lambda: stages.c(variant)
-        case ["rest" | "slow" | "pythons" as name]:
-            return {"rest": stages.rest, "slow": stages.slow, "pythons": stages.pythons}[name]
+        case ["rest" | "sanitized" | "slow" | "pythons" as name]:
+            return {
+                "rest": stages.rest,
+                "sanitized": stages.sanitized,
+                "slow": stages.slow,
+                "pythons": stages.pythons,
+            }[name]
         case _:
             return None
 

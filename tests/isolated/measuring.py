@@ -1,5 +1,6 @@
 """Calls something very often and says what stayed behind: memory blocks, tracked objects, resident
-memory, references.
+memory, references to what is watched and, in a debug build of CPython (`make leaks`), references to
+anything at all.
 
 A program `leak_*.py` lists named calls and hands them to `main`. After a warm-up that fills free
 lists and caches, a call that leaks one object each time shows up a million times over; what is
@@ -20,6 +21,7 @@ from typing import NamedTuple
 TIMES = int(os.environ.get("HEADWAY_LEAK_CALLS", "1000000"))
 BLOCKS_ALLOWED = 300
 OBJECTS_ALLOWED = 100
+REFERENCES_ALLOWED = 300
 KIB_ALLOWED = 1536
 TRIES = 3
 
@@ -42,6 +44,7 @@ class Footprint(NamedTuple):
     objects: int
     kib: int
     references: tuple[int, ...]
+    all_references: int  # 0 where the interpreter does not count them
 
 
 def resident_kib() -> int:
@@ -60,6 +63,7 @@ def footprint(watched: tuple[object, ...]) -> Footprint:
         objects=len(gc.get_objects()),
         kib=resident_kib(),
         references=tuple(sys.getrefcount(thing) for thing in watched),
+        all_references=getattr(sys, "gettotalrefcount", int)(),
     )
 
 
@@ -86,6 +90,9 @@ def left_behind(case: Case, times: int) -> list[str]:
         found.append(f"{after.blocks - before.blocks} memory blocks")
     if after.objects - before.objects > OBJECTS_ALLOWED:
         found.append(f"{after.objects - before.objects} objects")
+    # Too few are as bad as too many: what they refer to is freed while it is used.
+    if abs(after.all_references - before.all_references) > REFERENCES_ALLOWED:
+        found.append(f"{after.all_references - before.all_references} references")
     if after.kib - before.kib > KIB_ALLOWED:
         found.append(f"{after.kib - before.kib} KiB")
     for thing, old, new in zip(case.watched, before.references, after.references, strict=True):
