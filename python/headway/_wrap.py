@@ -55,8 +55,20 @@ def decorate(throttled: "Limiter", func: Any) -> Any:
     return guarded
 
 
+def copy_annotations(wrapper: Any, func: Any) -> None:
+    """What functools.update_wrapper leaves out since Python 3.14: annotations that were assigned.
+
+    It copies `__annotate__`, which is None or missing where `__annotations__` was assigned, as
+    other decorators do, or where `func` is no function of Python.
+    """
+    if getattr(func, "__annotate__", None) is None:
+        with contextlib.suppress(AttributeError, NameError):
+            wrapper.__annotations__ = func.__annotations__
+
+
 def _identity(wrapper: Any, throttled: "Limiter", func: Any) -> Any:
     functools.update_wrapper(wrapper, func)
+    copy_annotations(wrapper, func)
     wrapper.limiter = throttled
     return wrapper
 

@@ -410,3 +410,13 @@ class TestLimitedError:
     def test_without_a_result_it_says_no_more_than_it_knows(self) -> None:
         assert str(LimitedError()) == "Rate limit exceeded."
         assert LimitedError().rate_limit_result is None
+
+
+def test_annotations_that_were_assigned_are_kept_by_wrappers_of_every_kind() -> None:
+    async def call(key: str) -> int:
+        return 1
+
+    call.__annotations__ = {"key": bytes, "return": float}
+    once = Throttled(key="k", quota="1/s")(call)
+    twice = Throttled(key="k", quota="1/s")(once)
+    assert once.__annotations__ == twice.__annotations__ == {"key": bytes, "return": float}

@@ -17,7 +17,7 @@ import pytest
 
 from headway import MemoryStore
 from headway.limiters import AsyncSemaphore, MaxSleepExceededError, SyncSemaphore
-from headway.limiters._permits import BEAT, Lease
+from headway.limiters._permits import BEAT, Lease, Permits
 from headway.store import SharedMemoryStore, SQLiteStore
 
 
@@ -117,3 +117,26 @@ def test_a_lease_that_was_handed_over_and_not_claimed_is_as_long_as_its_listener
     assert Lease("id", holder, 60.0, since=1.0, claimed=False).until == 1.0 + BEAT
     assert Lease("id", holder, 2.0, since=1.0, claimed=False).until == 3.0
     assert Lease("id", holder, 60.0, since=1.0, claimed=True).until == 61.0
+
+
+def test_a_permit_that_is_freed_is_not_kept_for_one_who_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused waiter has left the line by then; it does not wait for the keeper to do that."""
+    look_after = Permits.look_after
+
+    def late(self: Permits, now: float) -> Any:
+        time.sleep(0.2)
+        return look_after(self, time.monotonic())
+
+    monkeypatch.setattr(Permits, "look_after", late)
+    store = SQLiteStore(str(tmp_path / "permits.db"))
+    one, other = (
+        SyncSemaphore("name", 1, max_sleep=0.01, expiry=60, connection=store) for _ in range(2)
+    )
+    one.__enter__()
+    with pytest.raises(MaxSleepExceededError):
+        other.__enter__()
+    one.__exit__(None, None, None)
+    other.__enter__()
+    other.__exit__(None, None, None)

@@ -199,7 +199,7 @@ class Door:
                     await fallback.__aenter__()
                 self._let_in(line, waiter, holder, fallback)
                 return
-            answer = self._late(line, waiter)
+            answer = await self._late_async(line, waiter)
         except BaseException as error:
             try:
                 self._undo(line, waiter, holder, error)
@@ -253,8 +253,32 @@ class Door:
         line.leave(waiter)
 
     def _late(self, line: Any, waiter: Waiter) -> tuple[int | None, int | None]:
-        """No permit came in time: leave the line. How many were held and waiting, if known."""
+        """No permit came in time: leave the line. How many were held and waiting, if known.
+
+        The leave is asked for at once: until it is done, a permit that is freed would be handed to
+        a waiter who has been refused. A server that does not answer already is not waited for.
+        """
         line.drop(waiter)
+        if not line.is_failing:
+            try:
+                answer = self.permits.ask("", [waiter.step("leave")])
+                return answer.held, answer.waiting
+            except StoreUnavailableError:
+                pass
+        return self._late_by_keeper(waiter)
+
+    async def _late_async(self, line: Any, waiter: Waiter) -> tuple[int | None, int | None]:
+        """The same, awaited."""
+        line.drop(waiter)
+        if not line.is_failing:
+            try:
+                answer = await self.permits.ask_async("", [waiter.step("leave")])
+                return answer.held, answer.waiting
+            except StoreUnavailableError:
+                pass
+        return self._late_by_keeper(waiter)
+
+    def _late_by_keeper(self, waiter: Waiter) -> tuple[int | None, int | None]:
         self.permits.give_back(waiter.id, waiter.term)
         waiting = waiter.waiting
         return waiter.held, waiting if waiting is None else max(waiting - 1, 0)

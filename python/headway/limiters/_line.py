@@ -158,6 +158,11 @@ class _Line:
                 elif place > 0:
                     waiter.place = place
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the server has not answered the last request."""
+        return self._failing_since is not None
+
     def _ask_for_news(self, until: float) -> tuple[None, tuple[bytes, ...], tuple[Any, ...]]:
         pause = max(min(self._look_at, until) - time.monotonic(), 0.01)
         return None, (self.news,), ("BLPOP", self.news, f"{pause:.3f}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_args
 
+from headway._wrap import copy_annotations
 from headway.contrib.mcp import _sdk
 from headway.contrib.mcp._call import Call
 from headway.contrib.mcp._denial import META, Denial, Denied, RateLimitedError, numbers
@@ -79,6 +80,7 @@ def decorate(limit: "Limit", function: Callable[..., Any]) -> Callable[..., Any]
 
         wrapper = called
     functools.update_wrapper(wrapper, function)
+    copy_annotations(wrapper, function)
     if hidden and signature is not None:
         _declare_context(wrapper, signature)
     return wrapper  # type: ignore[no-any-return]
