@@ -481,8 +481,6 @@ class SQLiteStore(AtomicStore):
     ) -> None:
         """Take the steps in one transaction, and mark them as done when it was committed."""
         outcome: list[bool] = []
-        for job in batch:
-            job.outcome = outcome
         connection, is_ending = None, False
         self._stays_open = attempts == 0
         try:
@@ -494,8 +492,14 @@ class SQLiteStore(AtomicStore):
                 self._patiently(connection, "BEGIN IMMEDIATE")
             else:
                 connection.execute("BEGIN IMMEDIATE")
+            # Only from here on, since a signal's handler that asks before BEGIN takes all that waits.
+            for job in batch:
+                if job.outcome is None:
+                    job.outcome = outcome
             now = self._now()
             for job in batch:
+                if job.outcome is not outcome:
+                    continue
                 olds = []
                 for key in job.keys:
                     row = connection.execute(_READ, (key, now)).fetchone()
@@ -534,7 +538,8 @@ class SQLiteStore(AtomicStore):
             if connection is not None and connection is self._open:
                 _roll_back(connection)
             for job in batch:
-                job.outcome = None
+                if job.outcome is outcome:
+                    job.outcome = None
             if not forked and (not is_sqlite or connection is None or connection is self._open):
                 raise
             if attempts == 0:

@@ -65,7 +65,11 @@ def test_pyright_accepts_the_package_and_the_examples() -> None:
 
 
 @needs("mypy")
-def test_the_stub_of_the_compiled_module_matches_it() -> None:
+def test_the_stub_of_the_compiled_module_matches_it(tmp_path: Path) -> None:
+    # The stub is read as Python 3.10 does; what a newer one adds to every named tuple is not in it.
+    newer = tmp_path / "newer.txt"
+    newer.write_text("headway._core.ObservedDimension.__replace__\n")
     # Whether a type may share a subclass with another is left out: older checkers cannot read it.
     options = ["--mypy-config-file", "pyproject.toml", "--ignore-disjoint-bases"]
+    options += ["--allowlist", str(newer), "--ignore-unused-allowlist"]
     check("mypy.stubtest", "headway._core", *options)
