@@ -189,7 +189,9 @@ class Stages:
         others = [(name, python) for name, python in find_pythons().items() if name != default]
         # The oldest and the newest first: they differ most.
         for name, python in [*others[:1], *others[:0:-1]]:
-            if is_late():
+            if name.endswith("t"):
+                say(f"Python {name}: free-threaded, which make free-threaded tests")
+            elif is_late():
                 say(f"Python {name}: left out, since HEADWAY_NO_STAGE_AFTER has passed")
             else:
                 self.other(name, python)
