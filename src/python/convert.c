@@ -13,13 +13,41 @@ int import_once(PyObject **slot, const char *module, const char *name) {
     return once_set(slot, found) == NULL ? -1 : 0;
 }
 
+/* Whether a signal's handler has raised the exception that is set, which stays set. Where asking fails, that is deferred, and it counts as
+ * one of a handler's. */
+static bool raised_by_signal_handler(void) {
+    PyObject *type, *error, *traceback, *answer = NULL;
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) { /* mostly of the handler that Python itself installs */
+        return true;
+    }
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
+    PyObject *interrupts = PyImport_ImportModule("headway._interrupts");
+    if (interrupts != NULL) {
+        answer = PyObject_CallMethod(interrupts, "comes_from_a_handler", "O", error);
+        Py_DECREF(interrupts);
+    }
+    bool yes = answer == NULL || answer == Py_True;
+    if (answer == NULL) {
+        error_defer_set(NULL);
+    }
+    Py_XDECREF(answer);
+    PyErr_Restore(type, error, traceback);
+    return yes;
+}
+
 void log_message(const char *logger, const char *level, PyObject *arguments) {
     PyObject *logging = arguments == NULL ? NULL : PyImport_ImportModule("logging");
     PyObject *target = logging == NULL ? NULL : PyObject_CallMethod(logging, "getLogger", "s", logger);
     PyObject *method = target == NULL ? NULL : PyObject_GetAttrString(target, level);
     PyObject *done = method == NULL ? NULL : PyObject_CallObject(method, arguments);
-    if (done == NULL) { /* a log handler's error, or a signal handler's: which of the two cannot be told */
+    if (done == NULL && raised_by_signal_handler()) {
         error_defer_set(method);
+    } else if (done == NULL) { /* by a filter or a handler of the log: it changes no decision */
+        PyErr_WriteUnraisable(method);
     }
     Py_XDECREF(done);
     Py_XDECREF(method);

@@ -172,7 +172,7 @@ class Routes:
             self._known.pop(next(iter(self._known)), None)
         self._known[route] = resource
         counts = self.counts
-        if resource not in counts and len(counts) >= _RESOURCES_MAX:
+        while resource not in counts and len(counts) >= _RESOURCES_MAX:
             # `resource` counts without the lock: a copy is what does not change meanwhile.
             least = min(counts.copy().items(), key=lambda pair: pair[1])[0]
             counts.pop(least, None)
