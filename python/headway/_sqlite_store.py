@@ -492,7 +492,7 @@ class SQLiteStore(AtomicStore):
                 self._patiently(connection, "BEGIN IMMEDIATE")
             else:
                 connection.execute("BEGIN IMMEDIATE")
-            # Only from here on, since a signal's handler that asks before BEGIN takes all that waits.
+            # Only from here on: a signal's handler that asks before BEGIN takes all that waits.
             for job in batch:
                 if job.outcome is None:
                     job.outcome = outcome
