@@ -30,7 +30,7 @@ def may_unshare() -> bool:
 pytestmark = pytest.mark.skipif(not may_unshare(), reason="may not make PID namespaces")
 
 HOLDER = """
-import os, sys
+import os, signal, sys
 from headway import SharedMemoryStore
 from headway.limiters import SyncSemaphore
 
@@ -42,8 +42,7 @@ if act == "opens":
 if act == "forks":
     pid = os.fork()
     if pid == 0:
-        sys.stdin.read()
-        os._exit(0)
+        signal.pause()  # until its namespace ends; what is written to stdin is for the parent
 print("in", flush=True)
 sys.stdin.readline()
 if act == "dies":
