@@ -256,7 +256,7 @@ def test_the_main_thread_that_wakes_tasks_of_another_thread_is_interrupted_and_t
     except KeyboardInterrupt:
         came += 1
     worker.result()
-    # Whoever serves a loop that watches the kernel's timer runs no code of that loop.
+    # The thread that serves a line runs no code of a loop that watches the kernel's timer.
     assert came == (0 if loop.watches else 1)
     assert sync._pool.held == 0
 

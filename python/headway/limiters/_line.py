@@ -203,7 +203,7 @@ class _Line:
             blocking.close()
 
     def _emptied(self) -> None:
-        """Nobody waits any more: the connection is closed if that stays so."""
+        """No waiter is left: the connection is closed if that stays so."""
         self._used = time.monotonic()
         if self._blocking is not None and self.quiet_at is None:
             self.quiet_at = self._used + QUIET
