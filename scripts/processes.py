@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PR_SET_CHILD_SUBREAPER = 36
 # A process that was asked to end by SIGTERM has this long before it gets SIGKILL.
 GRACE_SECONDS = 3.0
+# The status of a command that was ended because it ran too long; timeout(1) has the same.
+TOO_LONG = 124
+GDB_SECONDS = 30.0
 
 
 def adopt_orphans() -> None:
@@ -32,12 +36,17 @@ def adopt_orphans() -> None:
 
 
 def run(
-    command: Sequence[str | Path], *, show: bool = False, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    show: bool = False,
+    env: Mapping[str, str] | None = None,
+    limit: float | None = None,
 ) -> tuple[int, str]:
     """Runs a command in a process group of its own and returns its status and its output.
 
     `show` prints the output as it comes. Whatever the command leaves running is ended, also where
-    this is left by an exception, as Ctrl-C raises one.
+    this is left by an exception, as Ctrl-C raises one. A command that runs longer than `limit`
+    seconds is ended: its status is TOO_LONG, and the output says where each thread of it was.
     """
     process = subprocess.Popen(
         command,
@@ -61,14 +70,40 @@ def run(
     # may hold the pipe open, until it is ended here.
     reader = threading.Thread(target=read)
     reader.start()
+    stuck = ""
     try:
-        process.wait()
+        process.wait(limit)
+    except subprocess.TimeoutExpired:
+        stuck = f"ended, since it still ran after {limit:.0f} s:\n{state_of(descendants())}"
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)
         end_descendants()
         reader.join()
-    return process.returncode, "".join(lines)
+    return TOO_LONG if stuck else process.returncode, "".join(lines) + stuck
+
+
+def state_of(pids: Sequence[int]) -> str:
+    """What each thread of these processes does: by gdb where that is installed, else the system
+    call in which the kernel has it.
+    """
+    found: list[str] = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+            found.append(f"process {pid}: {command.decode(errors='replace')}")
+        if shutil.which("gdb"):
+            gdb = ["gdb", "-q", "-batch", "-p", str(pid), "-ex", "thread apply all bt"]
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                done = subprocess.run(gdb, capture_output=True, timeout=GDB_SECONDS, check=False)
+                found.append(done.stdout.decode(errors="replace"))
+            continue
+        for thread in sorted(Path(f"/proc/{pid}/task").glob("*")):
+            with contextlib.suppress(OSError):
+                state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+                call = (thread / "syscall").read_text().strip()
+                found.append(f"    thread {thread.name}: state {state}, system call {call}")
+    return "\n".join(found) + "\n"
 
 
 def end_descendants() -> None:

@@ -9,8 +9,8 @@
     .venv/bin/python scripts/run_tests.py pythons     a wheel and the tests on each other Python
 
 A stage that fails does not stop the next one. No stage has a time limit; a single test that hangs
-is ended by pytest-timeout. Interrupted, this names what failed so far and ends every process that
-the tests have started.
+is ended, by pytest-timeout or here. Interrupted, this names what failed so far and ends every
+process that the tests have started.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ SANITIZED = (
 READ_THE_SOURCES = ("mypy", "pyright", "ruff", "django-stubs", "types-", "celery-types")
 # pytest's exit status for a run in which no test was selected; not a failure here.
 NOTHING_SELECTED = 5
+# A program of the C tests takes seconds. One that hangs is ended, shown, and counts as failed.
+C_PROGRAM_SECONDS = 600.0
+# An empty program under a sanitizer takes milliseconds.
+EMPTY_PROGRAM_SECONDS = 60.0
 INTERRUPTED = 130
 
 
@@ -86,7 +90,7 @@ class Stages:
             return
         results = Results()
         for command in core_commands(variant):
-            status, output = processes.run([*launcher(variant), *command])
+            status, output = processes.run([*launcher(variant), *command], limit=C_PROGRAM_SECONDS)
             if status == 0:
                 results.passed += 1
             else:
@@ -256,7 +260,8 @@ def sanitizer_works(variant: str) -> bool:
         source.write_text("int main(void) { return 0; }\n")
         compiler = [*os.environ.get("CC", "cc").split(), SANITIZERS[variant]]
         status, _ = processes.run([*compiler, source, "-o", program])
-        return status == 0 and processes.run([*launcher(variant), program])[0] == 0
+        command = [*launcher(variant), program]
+        return status == 0 and processes.run(command, limit=EMPTY_PROGRAM_SECONDS)[0] == 0
 
 
 def launcher(variant: str) -> list[str]:

@@ -350,6 +350,7 @@ static struct shared_file *map_file(int fd, const struct stat *status, const cha
     f->device = status->st_dev;
     f->inode = status->st_ino;
     f->descriptor = fd;
+    f->opened_by = getpid();
     f->size = header.size;
     f->layout = header.layout;
     memcpy(f->hash_key, header.hash_key, sizeof f->hash_key);

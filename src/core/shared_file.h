@@ -90,6 +90,7 @@ struct shared_file {
     dev_t device;
     ino_t inode;
     int descriptor;
+    pid_t opened_by; /* which process opened the descriptor; a forked child inherits its parent's */
     bool created; /* by this process, when it opened it first */
     uint64_t size;
     struct shared_layout layout;

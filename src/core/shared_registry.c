@@ -48,6 +48,7 @@ static bool open_again(struct shared_file *f) {
         return false;
     }
     f->descriptor = fd;
+    f->opened_by = getpid();
     return shared_descriptor_is_ours(f);
 }
 
@@ -105,12 +106,48 @@ static bool take_slot(struct shared_file *f, uint32_t slot) {
     return false;
 }
 
+void shared_forked(struct shared_file *f) {
+#ifdef F_OFD_SETLK
+    char path[64];
+    if (!shared_descriptor_is_ours(f)) {
+        return;
+    }
+    snprintf(path, sizeof path, "/proc/self/fd/%d", f->descriptor); /* the file may have no name any more */
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        close(f->descriptor);
+        f->descriptor = fd;
+        f->opened_by = getpid();
+    }
+#else
+    f->opened_by = getpid();
+#endif
+}
+
+/* A process that shares its open file description with another one would hold the other's locks as well, and two of them would take
+ * the same slot. So a child opens the file before it registers, where no fork handler has done so or that could not. */
+static bool has_description(struct shared_file *f, struct shared_error *error) {
+    if (f->opened_by != getpid()) {
+        shared_forked(f);
+    }
+    if (f->opened_by == getpid()) {
+        return true;
+    }
+    error->fault = SHARED_SYSTEM;
+    snprintf(error->text, sizeof error->text, "A forked process cannot open shared memory '%s' again: %s.", f->name,
+             strerror(errno));
+    return false;
+}
+
 static uint32_t register_here(struct shared_file *f, struct shared_error *error) {
     if (!open_again(f)) {
         error->fault = SHARED_SYSTEM;
         snprintf(error->text, sizeof error->text,
                  "The descriptor of shared memory '%s' was closed, and its file is gone. Make a new SharedMemoryStore.",
                  f->name);
+        return 0;
+    }
+    if (!has_description(f, error)) {
         return 0;
     }
     uint32_t first = atomic_load_explicit(&f->header->last_number, memory_order_relaxed);
@@ -137,23 +174,6 @@ static uint32_t register_here(struct shared_file *f, struct shared_error *error)
              "and start again, or use another name for some of them.",
              f->name, (unsigned)f->layout.processes);
     return 0;
-}
-
-void shared_forked(struct shared_file *f) {
-#ifdef F_OFD_SETLK
-    char path[64];
-    if (!shared_descriptor_is_ours(f)) {
-        return;
-    }
-    snprintf(path, sizeof path, "/proc/self/fd/%d", f->descriptor); /* the file may have no name any more */
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd >= 0) {
-        close(f->descriptor);
-        f->descriptor = fd;
-    }
-#else
-    (void)f;
-#endif
 }
 
 uint32_t shared_register(struct shared_file *f, struct shared_error *error) {

@@ -1,5 +1,6 @@
 /* Values in a shared file: what is written is read, by any process, whole; a change by others is noticed; the dead leave nothing
  * behind. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,7 +135,11 @@ static uint32_t add_one(struct shared_file *f) {
         if (end == SHARED_VALUE_OK) {
             return number + 1;
         }
-        CHECK(end == SHARED_VALUE_CHANGED);
+        if (end != SHARED_VALUE_CHANGED) {
+            fprintf(stderr, "%s\n", error.text);
+            CHECK(end == SHARED_VALUE_CHANGED);
+            return 0;
+        }
     }
 }
 
@@ -152,7 +157,7 @@ static void test_processes_that_are_killed_leave_a_whole_value(void) {
             for (int i = 0; i < TURNS; i++) {
                 add_one(f);
             }
-            _exit(0);
+            _exit(check_failures > 0);
         }
         usleep((useconds_t)(rand() % 2000));
         kill(victim, SIGKILL);
@@ -164,6 +169,53 @@ static void test_processes_that_are_killed_leave_a_whole_value(void) {
     shared_close(f);
     CHECK(shared_remove(name, strlen(name), &error));
 }
+
+#ifdef F_OFD_SETLK
+/* Children that inherit one open file description, made without fork handlers: each holds a slot and a lock of its own. */
+static void test_children_of_one_description_hold_locks_of_their_own(void) {
+    enum { CHILDREN = 3 };
+    struct shared_file *f = open_file(1 << 20);
+    pid_t children[CHILDREN];
+    int ready[2];
+    CHECK(pipe(ready) == 0);
+    for (int i = 0; i < CHILDREN; i++) {
+        /* So that each tries the first slot first. */
+        atomic_store(&f->header->last_number, (uint32_t)i * f->layout.processes);
+        children[i] = fork();
+        if (children[i] == 0) {
+            char told = shared_register(f, &error) != 0;
+            if (write(ready[1], &told, 1) == 1) {
+                pause();
+            }
+            _exit(1);
+        }
+        char told = 0;
+        CHECK(read(ready[0], &told, 1) == 1 && told);
+    }
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s%s", shared_directory(), SHARED_PREFIX, name);
+    int fd = open(path, O_RDWR | O_CLOEXEC), locked = 0;
+    CHECK(fd >= 0);
+    for (uint32_t slot = 0; slot < f->layout.processes; slot++) {
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+        lock.l_start = (off_t)(f->layout.registry_at + slot * sizeof(struct shared_slot));
+        CHECK(fcntl(fd, F_OFD_GETLK, &lock) == 0);
+        locked += lock.l_type != F_UNLCK;
+    }
+    CHECK_EQUAL(locked, CHILDREN);
+    CHECK_EQUAL(shared_processes(f), CHILDREN);
+    for (int i = 0; i < CHILDREN; i++) {
+        kill(children[i], SIGKILL);
+        waitpid(children[i], NULL, 0);
+    }
+    CHECK_EQUAL(shared_processes(f), 0);
+    close(fd);
+    close(ready[0]);
+    close(ready[1]);
+    shared_close(f);
+    CHECK(shared_remove(name, strlen(name), &error));
+}
+#endif
 
 static void test_who_waits_is_woken_by_another_process(void) {
     struct shared_file *f = open_file(1 << 20);
@@ -248,6 +300,9 @@ int main(void) {
     test_a_change_by_others_is_noticed();
     test_entries_are_used_again();
     test_processes_that_are_killed_leave_a_whole_value();
+#ifdef F_OFD_SETLK
+    test_children_of_one_description_hold_locks_of_their_own();
+#endif
     test_who_waits_is_woken_by_another_process();
     test_a_holder_that_stands_still_for_a_moment_is_waited_for();
     test_a_damaged_file_is_survived();

@@ -76,6 +76,31 @@ def test_a_process_in_a_session_of_its_own_is_ended_with_the_command(tmp_path: P
 
 
 @linux
+def test_a_program_that_hangs_is_ended_and_shown(tmp_path: Path) -> None:
+    starter = """
+        import processes
+        processes.adopt_orphans()
+        code = "import time; print('begun', flush=True); time.sleep(600)"
+        status, output = processes.run([sys.executable, "-c", code], limit=2)
+        print(status)
+        print(output)
+        print(processes.descendants())
+    """
+    done = subprocess.run(
+        [sys.executable, program(tmp_path, starter)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "124", done.stderr
+    assert "begun" in lines
+    assert "ended, since it still ran after 2 s:" in lines
+    assert any("time.sleep(600)" in line for line in lines)
+    assert lines[-1] == "[]"
+
+
+@linux
 def test_an_interrupted_run_names_what_failed_and_leaves_no_process(tmp_path: Path) -> None:
     orphan, written = tmp_path / "orphan.py", tmp_path / "pid"
     orphan.write_text(ORPHAN)
