@@ -239,13 +239,37 @@ int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObje
     return 0;
 }
 
+/* A closed loop runs no more. What its link owes is settled here, as far as that goes without waiting: replies that have come are read,
+ * and what they say was reserved is given back. */
+static void settle_for_closed(LoopLinkObject *self, struct kept_error *k) {
+    PyObject *loop = weak_target(self->loop);
+    PyObject *closed = loop == NULL ? Py_NewRef(Py_True) : PyObject_CallMethod(loop, "is_closed", NULL);
+    Py_XDECREF(loop);
+    error_keep(k);
+    if (closed == Py_True && !atomic_exchange(&self->settling, true)) {
+        for (int turns = 0; turns < 4 && self->link.connection.state == CONNECTION_READY && link_owes(&self->link);
+             turns++) {
+            int fd;
+            short events;
+            link_step(&self->link, true, &fd, &events);
+            if (tls_raise(&self->tls)) {
+                error_keep(k);
+            }
+        }
+        self->settling = false;
+    }
+    Py_XDECREF(closed);
+}
+
 void loop_link_abandon(LoopLinkObject *self, struct redis_request *r, struct redis_request *undo) {
-    if (link_abandon(&self->link, r, undo)) {
+    bool owes = undo != NULL, more = link_abandon(&self->link, r, undo);
+    if (more || owes) {
         PyObject *type, *error, *traceback;
         struct kept_error k = {0};
         PyErr_Fetch(&type, &error, &traceback);
-        schedule(self, "call_soon_threadsafe",
-                 &k); /* the collector may be at work in any thread; what a closed loop owes is not sent */
+        if (!more || !schedule(self, "call_soon_threadsafe", &k)) { /* the collector may be at work in any thread */
+            settle_for_closed(self, &k);
+        }
         error_defer(&k, NULL);
         PyErr_Restore(type, error, traceback);
     }

@@ -24,6 +24,7 @@ typedef struct loop_link_object {
     _Atomic(struct addrinfo *) found;
     bool closing;           /* hangs up when it owes nothing any more */
     _Atomic bool scheduled; /* the loop will call in this turn */
+    _Atomic bool settling;  /* a thread settles what is owed, as the loop is closed */
 } LoopLinkObject;
 
 /* The one for this loop, made when new: a new reference. */
@@ -31,16 +32,6 @@ LoopLinkObject *loop_link_of(LinkObject *of, PyObject *loop);
 
 /* Sends `r` with whatever else is sent in this turn of the loop. `t`, which waits for it, keeps the link alive. -1: an exception. */
 int loop_link_submit(LoopLinkObject *l, struct redis_request *r, TaskWaitObject *t);
-
-/* The caller of `r` has gone; takes `undo` (or NULL) over too. Keeps a pending exception. */
-void loop_link_abandon(LoopLinkObject *l, struct redis_request *r, struct redis_request *undo);
-
-/* A request whose answer nobody wants. */
-void loop_link_tell(LoopLinkObject *l, struct redis_request *r);
-
-/* Looks at the connection now: for a deadline that has passed. For the loop's waker, while it runs. What Python code raises meanwhile is
- * kept. */
-void loop_link_step(LoopLinkObject *l, bool readable, struct kept_error *k);
 
 /* The caller of `r` has gone; takes `undo` (or NULL) over too. Keeps a pending exception. */
 void loop_link_abandon(LoopLinkObject *l, struct redis_request *r, struct redis_request *undo);
