@@ -51,6 +51,9 @@ SANITIZED = (
 READ_THE_SOURCES = ("mypy", "pyright", "ruff", "django-stubs", "types-", "celery-types")
 # pytest's exit status for a run in which no test was selected; not a failure here.
 NOTHING_SELECTED = 5
+# More workers than processors, since about half of a test's time is waiting: for servers, for other
+# processes, for deadlines that pass.
+WORKERS = (os.cpu_count() or 1) + 2
 # A program of the C tests takes seconds. One that hangs is ended, shown, and counts as failed.
 C_PROGRAM_SECONDS = 600.0
 # An empty program under a sanitizer takes milliseconds.
@@ -121,7 +124,7 @@ class Stages:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.unlink(missing_ok=True)
         # The workers of pytest-xdist end on their own account when a test hangs; the suite goes on.
-        workers = ["-n", "auto"] if parallel else []
+        workers = ["-n", str(WORKERS)] if parallel else []
         command: list[str | Path] = [python, "-m", "pytest", "-q", "-p", "pytest_results"]
         path = [str(PLUGINS), *filter(None, [(environment or {}).get("PYTHONPATH")])]
         environment = {
