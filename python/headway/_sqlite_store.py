@@ -25,9 +25,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from weakref import WeakSet
@@ -303,7 +301,8 @@ class SQLiteStore(AtomicStore):
         # An RLock knows its owner. So what was interrupted as it was acquired can be released, and
         # a step or a signal's handler that uses the store again gets an error, not a deadlock.
         self._lock: Any = threading.RLock()
-        self._jobs: deque[_Job[Any]] = deque()
+        # A list: a slice of it is whole also where threads run at once; a copy of a deque is not.
+        self._jobs: list[_Job[Any]] = []
         self._stays_open = False
         self._open = None
         self._swept = self._now()
@@ -461,7 +460,7 @@ class SQLiteStore(AtomicStore):
 
         A job stays in the queue until it is done, so what is interrupted waits again.
         """
-        while batch := [job for job in islice(self._jobs.copy(), BATCH) if job.outcome is None]:
+        while batch := [job for job in self._jobs[:BATCH] if job.outcome is None]:
             try:
                 self._transact(batch)
             except (sqlite3.Error, SetUpError) as error:
@@ -599,7 +598,7 @@ def _is_busy(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
-def _discard(jobs: "deque[_Job[Any]]", job: _Job[Any]) -> None:
+def _discard(jobs: "list[_Job[Any]]", job: _Job[Any]) -> None:
     with contextlib.suppress(ValueError):
         jobs.remove(job)
 
