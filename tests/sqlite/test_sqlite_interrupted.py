@@ -77,7 +77,7 @@ def test_wherever_an_operation_is_interrupted_the_file_is_free_and_the_store_goe
         other.start()
         other.join(20)
         assert answers == [places], place
-    assert places > 5
+    assert places > 2
 
 
 def test_the_steps_of_other_threads_run_once_where_the_commit_is_interrupted(
