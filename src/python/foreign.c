@@ -80,7 +80,9 @@ int foreign_answer(struct redis_request *request, PyObject *reply) {
     if (reply_reader_feed(&reader, PyBytes_AS_STRING(reply), (size_t)PyBytes_GET_SIZE(reply))) {
         read = reply_reader_take(&reader);
     }
-    if (read == NULL) {
+    if (reader.no_memory) {
+        PyErr_NoMemory();
+    } else if (read == NULL) {
         PyErr_Format(PyExc_ValueError, "the client's answer cannot be read: %s",
                      reader.error != NULL ? reader.error : "it is not whole");
     } else {

@@ -257,6 +257,10 @@ void link_raise_fault(PyObject *server, const char *fault, const char *text, boo
 }
 
 void link_raise(PyObject *server, const struct redis_request *r) {
+    if (r->fault == FAULT_MEMORY) { /* the server is not to blame: what on_error says is not for this */
+        PyErr_NoMemory();
+        return;
+    }
     link_raise_fault(server, link_fault_name(r->fault), r->error, r->end == REQUEST_LOST);
 }
 

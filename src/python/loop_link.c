@@ -98,8 +98,9 @@ static void resolve_if_needed(LoopLinkObject *self, PyObject *loop, struct kept_
         if (PyErr_ExceptionMatches(PyExc_RuntimeError)) {
             PyErr_Clear(); /* the loop is closed, or its executor is shut down: the request says that the name was not found */
         }
+        bool no_memory = PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_MemoryError);
         error_keep(k);
-        link_resolved(&self->link, EAI_FAIL, NULL);
+        link_resolved(&self->link, no_memory ? EAI_MEMORY : EAI_FAIL, NULL);
     }
 }
 

@@ -127,7 +127,7 @@ static bool connection_open_unix(struct redis_connection *c) {
 
 static bool connection_dial(struct redis_connection *c, int problem, struct addrinfo *found, int64_t now) {
     if (problem != 0) {
-        connection_close(c, FAULT_ADDRESS, "%s", gai_strerror(problem));
+        connection_close(c, problem == EAI_MEMORY ? FAULT_MEMORY : FAULT_ADDRESS, "%s", gai_strerror(problem));
         return false;
     }
     if (!dial_begin(&c->dial, found, c->address->connect_timeout_ns, now)) {
@@ -381,11 +381,20 @@ static bool connection_greeted(struct redis_connection *c, redisReply *r) {
     return c->state != CONNECTION_CLOSED;
 }
 
+/* The reader has an error. */
+static void connection_close_unreadable(struct redis_connection *c) {
+    if (c->replies.no_memory) {
+        connection_close(c, FAULT_MEMORY, "out of memory");
+    } else {
+        connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
+    }
+}
+
 static bool connection_take_replies(struct redis_connection *c) {
     for (;;) {
         redisReply *reply = reply_reader_take(&c->replies);
         if (reply == NULL && c->replies.error != NULL) {
-            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
+            connection_close_unreadable(c);
             return false;
         }
         if (reply == NULL) {
@@ -433,7 +442,7 @@ static bool connection_read_in(struct redis_connection *c, int64_t now) {
         }
         c->last_used = now;
         if (!reply_reader_feed(&c->replies, bytes, (size_t)n)) {
-            connection_close(c, FAULT_PROTOCOL, "what answers does not speak Redis' protocol: %s", c->replies.error);
+            connection_close_unreadable(c);
             return false;
         }
         if (!connection_take_replies(c)) {

@@ -249,6 +249,10 @@ void link_closed(struct link *l, bool made, int64_t now) {
         }
         return;
     }
+    if (c->fault == FAULT_MEMORY) { /* nor is this: the next caller connects at once */
+        link_fail_all(l, &l->waiting, REQUEST_UNSENT, c->fault, c->error);
+        return;
+    }
     l->failed++;
     l->rest_ns = l->rest_ns == 0 ? REST_FIRST_NS : l->rest_ns * 2 < REST_LAST_NS ? l->rest_ns * 2 : REST_LAST_NS;
     /* Between a half and the whole, so that many processes do not come back as one. */

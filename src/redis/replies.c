@@ -54,13 +54,18 @@ void reply_reader_close(struct reply_reader *r) {
     *r = (struct reply_reader){0};
 }
 
+static void reply_reader_failed(struct reply_reader *r) {
+    r->error = r->reader->errstr;
+    r->no_memory = r->reader->err == REDIS_ERR_OOM;
+}
+
 bool reply_reader_feed(struct reply_reader *r, const char *bytes, size_t length) {
     r->bytes += length;
     if (r->error == NULL && r->bytes > REPLY_BYTES_MAX) {
         r->error = too_long;
     }
     if (r->error == NULL && redisReaderFeed(r->reader, bytes, length) != REDIS_OK) {
-        r->error = r->reader->errstr;
+        reply_reader_failed(r);
     }
     return r->error == NULL;
 }
@@ -98,7 +103,9 @@ redisReply *reply_reader_take(struct reply_reader *r) {
         return NULL;
     }
     if (redisReaderGetReply(r->reader, &reply) != REDIS_OK) {
-        r->error = r->error != NULL ? r->error : r->reader->errstr;
+        if (r->error == NULL) { /* else of reply_create_array, which hiredis takes for a lack of memory */
+            reply_reader_failed(r);
+        }
         return NULL;
     }
     if (reply != NULL) {

@@ -21,6 +21,7 @@ struct reply_reader {
     const redisReplyObjectFunctions *hiredis;
     size_t elements, bytes; /* of the reply that is being read */
     const char *error;      /* why nothing more can be read; NULL: it can */
+    bool no_memory;         /* the error is that there was no memory for a reply, which may be in order */
 };
 
 /* It must stay where it is while it is open. False: no memory. */

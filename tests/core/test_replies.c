@@ -161,8 +161,37 @@ static void the_bounds_are_of_one_reply_and_not_of_a_connection(void) {
     reply_reader_close(&r);
 }
 
+static void *no_memory(const redisReadTask *task, char *text, size_t length) {
+    (void)task, (void)text, (void)length;
+    return NULL;
+}
+
+static void a_lack_of_memory_is_told_from_a_reply_that_cannot_be(void) {
+    static const struct {
+        const char *bytes;
+        bool fails, no_memory;
+    } cases[] = {{"$5\r\nhello\r\n", true, true},    {"*2\r\n:1\r\n+fine\r\n", true, true},
+                 {":5\r\n", false, false},             {"*1048577\r\n", true, false},
+                 {"not of this protocol", true, false}, {"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", true, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct reply_reader r;
+        CHECK(reply_reader_open(&r));
+        r.functions.createString = no_memory;
+        CHECK(reply_reader_feed(&r, cases[i].bytes, strlen(cases[i].bytes)));
+        redisReply *reply = reply_reader_take(&r);
+        CHECK_EQUAL(reply == NULL, cases[i].fails);
+        CHECK_EQUAL(r.error != NULL, cases[i].fails);
+        CHECK_EQUAL(r.no_memory, cases[i].no_memory);
+        if (reply != NULL) {
+            freeReplyObject(reply);
+        }
+        reply_reader_close(&r);
+    }
+}
+
 int main(void) {
     what_is_within_is_read();
+    a_lack_of_memory_is_told_from_a_reply_that_cannot_be();
     lengths_beyond_the_bounds_are_refused();
     nesting_is_refused_however_deep_it_is();
     arrays_that_are_too_many_together_are_refused();
