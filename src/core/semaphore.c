@@ -170,11 +170,15 @@ enum semaphore_end semaphore_wait_check(struct semaphore_waiter *w, int64_t *unt
     enum semaphore_end end = SEMAPHORE_HELD;
     lock_acquire(&s->lock);
     int64_t now = instant(s);
-    if (!w->waiter.served && w->waiter.line != NULL) {
+    if (!w->waiter.served) {
+        if (w->waiter.line == NULL) { /* in a fork's child, whose line is new: this one waits on */
+            w->waiter.due = INT64_MAX;
+            line_join(&s->line, &w->waiter);
+        }
         line_serve(&s->line, now);
     }
     if (!w->waiter.served) {
-        if (w->waiter.line == NULL || now >= w->deadline) { /* no line: this is a fork's child */
+        if (now >= w->deadline) {
             line_leave(&w->waiter, now);
             free(w->lease);
             w->lease = NULL;
@@ -292,7 +296,8 @@ static void fork_give(struct fork_owner *o) {
     lock_release(&of_fork(o)->lock);
 }
 
-/* The child holds what the forking thread held. Everybody else is gone, which the next who needs a permit will find. */
+/* The child holds what the forking thread held. Everybody else is gone, which the next who needs a permit will find. What waits goes on to
+ * wait when it checks. */
 static void fork_child(struct fork_owner *o) {
     struct semaphore *s = of_fork(o);
     lock_init(&s->lock);

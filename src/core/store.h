@@ -102,10 +102,10 @@ void store_reset(struct store *s, const struct plan *p, const struct table_key *
 void store_threads_ended(struct store *s);
 
 /* True: decided, see w->outcome. False: in line, and `w` stays where it is until it is decided; sleep until *until at most, then store_wait_check. A wait that is known to end
- * after `timeout_ns` is denied at once. */
+ * after `timeout_ns` is denied at once. In a fork's child, which has no lines, the check joins a new one: the caller waits on. */
 bool store_wait_begin(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
                       int64_t timeout_ns, struct store_waiter *w, int64_t *until);
-bool store_wait_check(struct store_waiter *w, int64_t *until);
+bool store_wait_check(struct store_waiter *w, const struct table_key *key, int64_t *until);
 void store_wait_cancel(struct store_waiter *w, const struct table_key *key);
 
 void store_clear(struct store *s);

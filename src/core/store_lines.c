@@ -213,19 +213,16 @@ static struct store_line *line_make(struct store *s, const struct plan *p, const
     return l;
 }
 
-bool store_wait_begin(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
-                      int64_t timeout_ns, struct store_waiter *w, int64_t *until) {
-    int64_t now = store_now(s);
-    w->store = s;
-    w->plan = p;
-    w->cost = cost;
-    w->deadline = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
+/* Decides at once, or joins the line; with the lock. True: decided. */
+static bool begin(struct store_waiter *w, const struct table_key *key, int64_t now, int64_t *until) {
+    struct store *s = w->store;
+    const struct plan *p = w->plan;
+    int64_t cost = w->cost;
     w->waiter.line = NULL;
+    w->waiter.served = false;
     w->outcome = (struct outcome){.kind = OUTCOME_DENIED, .now = now, .denied_cost = cost, .wait_ns = -1};
 
-    lock_acquire(&s->lines_lock);
     struct store_line **at = line_at(s, p->line_space, key);
-    bool decided = true;
     if (*at != NULL) {
         line_serve(&(*at)->line, now);
         drop_if_empty(s, at);
@@ -234,7 +231,7 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
     if (*at == NULL || cost == 0 || plan_never_fits(p, cost)) {
         store_decide(s, p, key, cost, store_instant(s, p, now), &w->outcome);
         if (w->outcome.kind != OUTCOME_DENIED || plan_never_fits(p, cost)) {
-            goto done;
+            return true;
         }
     }
     struct store_line *l = *at;
@@ -242,7 +239,7 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
         l = line_make(s, p, key, now);
         if (l == NULL) {
             w->outcome.kind = OUTCOME_NO_MEMORY;
-            goto done;
+            return true;
         }
         *at = l;
         atomic_fetch_add_explicit(&s->line_count, 1, memory_order_relaxed);
@@ -254,19 +251,29 @@ bool store_wait_begin(struct store *s, const struct plan *p, const struct table_
             deny(p, key, s, cost, now, due == WAIT_NEVER ? WAIT_NEVER : due - now, &w->outcome);
         }
         drop_if_empty(s, at);
-        goto done;
+        return true;
     }
     w->waiter.due = project(l, p, cost, true);
     line_join(&l->line, &w->waiter);
-    decided = false;
     int64_t wake = line_sleep_until(&w->waiter, now);
     *until = wake < w->deadline ? wake : w->deadline;
-done:
+    return false;
+}
+
+bool store_wait_begin(struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
+                      int64_t timeout_ns, struct store_waiter *w, int64_t *until) {
+    int64_t now = store_now(s);
+    w->store = s;
+    w->plan = p;
+    w->cost = cost;
+    w->deadline = timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
+    lock_acquire(&s->lines_lock);
+    bool decided = begin(w, key, now, until);
     lock_release(&s->lines_lock);
     return decided;
 }
 
-bool store_wait_check(struct store_waiter *w, int64_t *until) {
+bool store_wait_check(struct store_waiter *w, const struct table_key *key, int64_t *until) {
     struct store *s = w->store;
     bool decided = true;
     lock_acquire(&s->lines_lock);
@@ -274,11 +281,12 @@ bool store_wait_check(struct store_waiter *w, int64_t *until) {
         goto done;
     }
     struct store_line *l = (struct store_line *)w->waiter.line;
-    if (l == NULL) { /* in a fork's child: the line is gone */
-        w->outcome.kind = OUTCOME_DENIED;
+    int64_t now = store_now(s);
+    if (l == NULL) { /* in a fork's child the line is gone, and this one joins a new line */
+        decided = begin(w, key, now, until);
+        w->waiter.served = decided;
         goto done;
     }
-    int64_t now = store_now(s);
     line_serve(&l->line, now);
     if (!w->waiter.served && now >= w->deadline) {
         /* Somebody else used up what was promised: another quota on the key, say. */

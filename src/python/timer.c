@@ -5,6 +5,7 @@
  * Both can be used from any thread, with a lock held and without Python; so a thread that serves a line wakes the tasks in it by one system call,
  * and runs no code of their event loop. (A timerfd that is set to an instant that has passed would do for both, but takes 30 times as long.)
  * Where a loop watches no descriptors, its call_later and call_soon_threadsafe serve. */
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -52,6 +53,7 @@ void timer_heard(WakerObject *w) {
         went_off = went_off && w->alarm_at <= clock_now();
     }
     w->signalled = false;
+    went_off = went_off || w->timer == TIMER_OF_LOOP; /* which may be early, and has gone off all the same */
     w->alarm_at = went_off ? INT64_MAX : w->alarm_at;
 }
 
@@ -63,6 +65,22 @@ void timer_close(WakerObject *w) {
     }
     w->alarm_at = INT64_MAX;
     w->signalled = false;
+}
+
+/* The numbers stay in use, for a descriptor that never is ready: uvloop, which watches all of them anew in a child, ends the process where
+ * one of them is closed. They are closed with the child. */
+void timer_forked(WakerObject *w) {
+    if (w->timer == TIMER_OF_KERNEL) {
+        int nothing = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        if (nothing >= 0 && dup3(nothing, w->timer_fd, O_CLOEXEC) >= 0 && dup3(nothing, w->signal_fd, O_CLOEXEC) >= 0) {
+            w->timer = TIMER_NOT_OPEN;
+        }
+        if (nothing >= 0) {
+            close(nothing);
+        }
+    }
+    timer_close(w);
+    w->timer = TIMER_OF_LOOP;
 }
 
 /* The loop calls the alarm when it can be read. */
@@ -135,14 +153,19 @@ bool timer_signal(WakerObject *w) {
     return false;
 }
 
-void timer_heard(WakerObject *w) {
+void timer_heard(WakerObject *w) { /* it may be early, and has gone off all the same */
     w->signalled = false;
-    w->alarm_at = w->alarm_at <= clock_now() ? INT64_MAX : w->alarm_at;
+    w->alarm_at = INT64_MAX;
 }
 
 void timer_close(WakerObject *w) {
     w->alarm_at = INT64_MAX;
     w->signalled = false;
+}
+
+void timer_forked(WakerObject *w) {
+    timer_close(w);
+    w->timer = TIMER_OF_LOOP;
 }
 
 static int watch(WakerObject *w, PyObject *loop, PyObject *alarm, struct kept_error *k) {

@@ -16,7 +16,7 @@ void wait_init(struct wait *w, void (*wake)(struct waiter *self), const void *ke
 
 static bool store_check(struct wait *w, struct module_state *m, struct kept_error *k, int64_t *until) {
     (void)m, (void)k;
-    return store_wait_check(&w->store, until);
+    return store_wait_check(&w->store, &w->key, until);
 }
 
 static void store_cancel(struct wait *w) {

@@ -304,12 +304,53 @@ static void fork_take(struct fork_owner *o) {
 static void fork_give(struct fork_owner *o) {
     lock_release(&of_fork(o)->lock);
 }
-/* The timer is the parent's too: what the child did to it would be done to the parent's tasks. */
+/* The timer is the parent's too: what the child did to it would be done to the parent's tasks. All that wait look again, since their lines
+ * are gone: then each joins a new one. */
 static void fork_child(struct fork_owner *o) {
     WakerObject *w = of_fork(o);
     lock_init(&w->lock);
-    timer_close(w);
-    w->timer = TIMER_OF_LOOP;
+    timer_forked(w);
+    for (Py_ssize_t i = 0; i < w->count; i++) {
+        w->heap[i]->instant = 0;
+    }
+}
+
+/* In a fork's child, as soon as Python code may run there: the loops call again, if the child goes on with one of them. */
+static PyObject *after_fork(PyObject *wakers, PyObject *unused) {
+    (void)unused;
+    PyObject *values = PyObject_CallMethod(wakers, "values", NULL);
+    PyObject *list = values == NULL ? NULL : PySequence_List(values);
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        WakerObject *w = (WakerObject *)PyList_GET_ITEM(list, i);
+        struct kept_error k = {0};
+        if (!w->running && w->count > 0 && arm(w, &k) < 0) {
+            error_keep(&k);
+        }
+        error_defer(&k, NULL);
+    }
+    Py_XDECREF(values);
+    Py_XDECREF(list);
+    return list == NULL ? NULL : Py_NewRef(Py_None);
+}
+static PyMethodDef after_fork_method = {"after_fork", after_fork, METH_NOARGS, NULL};
+
+static int register_after_fork(PyObject *wakers) {
+    PyObject *os = PyImport_ImportModule("os");
+    PyObject *names = os == NULL ? NULL : Py_BuildValue("(s)", "after_in_child");
+    PyObject *function = names == NULL ? NULL : PyCFunction_New(&after_fork_method, wakers);
+    PyObject *answer = NULL, *method = function == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
+    if (method != NULL) {
+        answer = PyObject_Vectorcall(method, &function, 0, names);
+    } else if (function != NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear(); /* a system without forks */
+        answer = Py_NewRef(Py_None);
+    }
+    Py_XDECREF(method);
+    Py_XDECREF(function);
+    Py_XDECREF(names);
+    Py_XDECREF(os);
+    Py_XDECREF(answer);
+    return answer == NULL ? -1 : 0;
 }
 
 static WakerObject *waker_new(struct module_state *m, PyObject *loop) {
@@ -333,8 +374,13 @@ static WakerObject *waker_new(struct module_state *m, PyObject *loop) {
 }
 
 WakerObject *waker_of(struct module_state *m, PyObject *loop) {
-    if (weak_dict_once(&m->wakers) < 0) {
-        return NULL;
+    if (once_get(&m->wakers) == NULL) {
+        PyObject *made = NULL;
+        if (weak_dict_once(&made) < 0 || register_after_fork(made) < 0) {
+            Py_XDECREF(made);
+            return NULL;
+        }
+        once_set(&m->wakers, made);
     }
     PyObject *w = PyObject_CallMethodOneArg(m->wakers, m->str_get, loop);
     if (w == Py_None) {

@@ -80,7 +80,9 @@ bool timer_signal(WakerObject *w);
 int timer_open(WakerObject *w, PyObject *loop, PyObject *alarm, int64_t instant, struct kept_error *k);
 /* With the lock: the loop has called the alarm. */
 void timer_heard(WakerObject *w);
-/* With the lock: the loop holds no alarm any more, or this is a fork's child. */
+/* With the lock: the loop holds no alarm any more. */
 void timer_close(WakerObject *w);
+/* In a fork's child, with the lock: what is the parent's timer too is left alone. */
+void timer_forked(WakerObject *w);
 
 #endif

@@ -175,7 +175,7 @@ static bool wait_for(struct store *store, const struct plan *p, const char *text
     bool decided = store_wait_begin(store, p, &key, 1, timeout_ns, &s.waiter, &until);
     while (!decided) {
         parker_sleep(&s.parker, store->clock == NULL ? until : PARK_FOREVER);
-        decided = store_wait_check(&s.waiter, &until);
+        decided = store_wait_check(&s.waiter, &key, &until);
     }
     parker_destroy(&s.parker);
     return s.waiter.outcome.kind == OUTCOME_ADMITTED;
@@ -263,7 +263,7 @@ static void a_waiter_that_leaves_makes_room_for_the_next(void) {
     CHECK_EQUAL(second.waiter.waiter.due, 3 * NS_PER_S);
     store_wait_cancel(&first.waiter, &key);
     virtual_clock_set(&clock, 2 * NS_PER_S);
-    CHECK(store_wait_check(&second.waiter, &until));
+    CHECK(store_wait_check(&second.waiter, &key, &until));
     CHECK_EQUAL(second.waiter.outcome.kind, OUTCOME_ADMITTED);
     /* Served, and then not wanted: the slot goes back. */
     virtual_clock_set(&clock, 2 * NS_PER_S);
@@ -408,14 +408,14 @@ static void a_line_whose_head_cannot_look_has_a_deputy(void) {
     CHECK_EQUAL(until[4], INT64_MAX);
     virtual_clock_set(&clock, 2 * NS_PER_S);
     CHECK(line[0].waiter.served);
-    CHECK(!store_wait_check(&line[2], &until[2]));
+    CHECK(!store_wait_check(&line[2], &key, &until[2]));
     CHECK_EQUAL(until[2], 3 * NS_PER_S + DEPUTY_GRACE_NS);
     virtual_clock_set(&clock, 3 * NS_PER_S); /* now a thread is the head, which needs none */
-    CHECK(!store_wait_check(&line[3], &until[3]));
+    CHECK(!store_wait_check(&line[3], &key, &until[3]));
     CHECK_EQUAL(until[3], INT64_MAX);
     store_wait_cancel(&line[2], &key);
     store_wait_cancel(&line[3], &key);
-    CHECK(!store_wait_check(&line[4], &until[4]));
+    CHECK(!store_wait_check(&line[4], &key, &until[4]));
     CHECK_EQUAL(until[4], 4 * NS_PER_S);
     store_wait_cancel(&line[4], &key);
     CHECK_EQUAL(store.line_count, 0);
@@ -442,7 +442,7 @@ static void a_burst_is_served_in_portions(void) {
     nanosleep(&pause, NULL);
     for (int i = 0; i < LONG && served == 0; i++) {
         if (!waiters[i].waiter.served) {
-            CHECK_EQUAL(store_wait_check(&waiters[i], &until), i != LONG);
+            CHECK_EQUAL(store_wait_check(&waiters[i], &key, &until), i != LONG);
             for (int j = i; j < LONG; j++) {
                 served += waiters[j].waiter.served;
             }
@@ -451,7 +451,7 @@ static void a_burst_is_served_in_portions(void) {
     CHECK(served <= LINE_BATCH);
     for (int i = 0; i < LONG; i++) {
         while (!waiters[i].waiter.served) {
-            store_wait_check(&waiters[i], &until);
+            store_wait_check(&waiters[i], &key, &until);
         }
     }
     CHECK_EQUAL(store.line_count, 0);
@@ -486,7 +486,7 @@ static void who_becomes_the_head_is_woken(void) {
     wakes = 0;
     store_wait_cancel(&first, &key);
     CHECK_EQUAL(wakes, 1);
-    CHECK(!store_wait_check(&second, &until));
+    CHECK(!store_wait_check(&second, &key, &until));
     CHECK_EQUAL(until, 2 * NS_PER_S);
     store_wait_cancel(&second, &key);
     store_destroy(&store);
