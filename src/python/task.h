@@ -22,6 +22,8 @@ typedef struct task_wait_object {
         *key; /* what has the line (not the limiter, which may refer to what waits), kept alive for the core; or NULL */
     PyObject *loop;               /* NULL: not of asyncio; then `callback` is called when there is news */
     PyObject *callback, *context; /* of the task that sleeps */
+    PyObject *more;               /* NULL, or a list of what was added beside it: pairs (callback, context or None) */
+    Py_ssize_t more_called;       /* so many of these the loop has been asked to call: all that were there when it was over */
     PyObject *message;            /* of cancel() */
     WakerObject *waker;
     struct task_wait_object *next_woken; /* in the module's list, then in the waker's */

@@ -164,7 +164,7 @@ void task_wait_give_up(TaskWaitObject *t) {
 
 void task_wait_abort(TaskWaitObject *t) {
     struct kept_error k = {0};
-    bool sleeps = t->state == TASK_WAITING && t->loop != NULL && t->callback != NULL;
+    bool sleeps = t->state == TASK_WAITING && t->loop != NULL && (t->callback != NULL || t->more != NULL);
     task_wait_give_up(t);
     if (sleeps && task_wait_complete(t, &k) < 0) {
         t->scheduled = false;
@@ -172,29 +172,76 @@ void task_wait_abort(TaskWaitObject *t) {
     error_defer(&k, NULL);
 }
 
+/* The loop is asked to call the TaskWait: without an argument for `callback`, with a number for that one of `more`. */
+static enum loop_answer call_soon(TaskWaitObject *t, struct kept_error *k, PyObject *number, PyObject *context) {
+    PyObject *args[3] = {(PyObject *)t};
+    size_t count = 1;
+    if (number != NULL) {
+        args[count++] = number;
+    }
+    args[count] = context;
+    return loop_call(k, t->loop, "call_soon", args, count, context != NULL ? t->module->context_name : NULL, NULL);
+}
+
+/* The same for all of `more`. -1: the loop refused, for a reason that is kept. */
+static int complete_more(TaskWaitObject *t, struct kept_error *k) {
+    while (t->loop != NULL && t->more != NULL && t->more_called < PyList_GET_SIZE(t->more)) {
+        PyObject *pair = Py_NewRef(PyList_GET_ITEM(t->more, t->more_called));
+        PyObject *number = PyLong_FromSsize_t(t->more_called);
+        PyObject *context = PyTuple_GET_ITEM(pair, 1);
+        t->more_called++;
+        enum loop_answer done =
+            number == NULL ? LOOP_FAILED : call_soon(t, k, number, context == Py_None ? NULL : context);
+        Py_XDECREF(number);
+        Py_DECREF(pair);
+        if (done == LOOP_FAILED) {
+            error_keep(k);
+            t->more_called--;
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* The loop calls the TaskWait itself, which calls back once, however often a call had to be tried again. */
 int task_wait_complete(TaskWaitObject *t, struct kept_error *k) {
-    if (t->callback == NULL || t->loop == NULL || t->scheduled) {
-        return 0;
+    if (t->callback != NULL && t->loop != NULL && !t->scheduled) {
+        t->scheduled = true;
+        enum loop_answer done = call_soon(t, k, NULL, t->context);
+        if (done == LOOP_CLOSED) {
+            task_wait_give_up(t);
+        }
+        if (done == LOOP_FAILED) {
+            error_keep(k);
+            t->scheduled = false;
+            return -1;
+        }
     }
-    PyObject *args[] = {(PyObject *)t, t->context};
-    t->scheduled = true;
-    enum loop_answer done =
-        loop_call(k, t->loop, "call_soon", args, 1, t->context != NULL ? t->module->context_name : NULL, NULL);
-    if (done == LOOP_CLOSED) {
-        task_wait_give_up(t);
+    return t->more == NULL ? 0 : complete_more(t, k);
+}
+
+/* One of `more`, once. */
+static PyObject *call_one_more(TaskWaitObject *t, PyObject *number) {
+    Py_ssize_t i = PyLong_AsSsize_t(number);
+    if (i == -1 && PyErr_Occurred()) {
+        return NULL;
     }
-    if (done == LOOP_FAILED) {
-        error_keep(k);
-        t->scheduled = false;
+    if (t->more == NULL || i < 0 || i >= t->more_called || PyList_GET_ITEM(t->more, i) == Py_None) {
+        Py_RETURN_NONE;
     }
-    return done == LOOP_FAILED ? -1 : 0;
+    PyObject *pair = PyList_GET_ITEM(t->more, i); /* its reference is ours now */
+    PyList_SET_ITEM(t->more, i, Py_NewRef(Py_None));
+    PyObject *answer = PyObject_CallOneArg(PyTuple_GET_ITEM(pair, 0), (PyObject *)t);
+    Py_DECREF(pair);
+    return answer;
 }
 
 static PyObject *task_wait_called(PyObject *object, PyObject *args, PyObject *kwargs) {
-    (void)args;
     (void)kwargs;
     TaskWaitObject *t = (TaskWaitObject *)object;
+    if (PyTuple_GET_SIZE(args) > 0) {
+        return call_one_more(t, PyTuple_GET_ITEM(args, 0));
+    }
     PyObject *callback = t->callback;
     if (callback == NULL) {
         Py_RETURN_NONE;
@@ -244,6 +291,16 @@ static PyObject *complete_now(TaskWaitObject *t, PyObject *answer) {
     return error_set(&k) ? NULL : Py_NewRef(answer);
 }
 
+static int add_one_more(TaskWaitObject *t, PyObject *callback, PyObject *context) {
+    PyObject *pair = PyTuple_Pack(2, callback, context == NULL ? Py_None : context);
+    if (pair != NULL && t->more == NULL) {
+        t->more = PyList_New(0);
+    }
+    int answer = pair == NULL || t->more == NULL ? -1 : PyList_Append(t->more, pair);
+    Py_XDECREF(pair);
+    return answer;
+}
+
 static PyObject *future_add_done_callback(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"fn", "context", NULL};
     TaskWaitObject *t = (TaskWaitObject *)object;
@@ -251,26 +308,44 @@ static PyObject *future_add_done_callback(PyObject *object, PyObject *args, PyOb
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$O:add_done_callback", names, &callback, &context)) {
         return NULL;
     }
-    if (t->callback != NULL && !t->scheduled) {
-        PyErr_SetString(PyExc_RuntimeError, "one task at a time can wait here");
+    if (t->callback == NULL && t->more == NULL) {
+        t->callback = Py_NewRef(callback);
+        t->context = context == NULL || context == Py_None ? NULL : Py_NewRef(context);
+    } else if (add_one_more(t, callback, context) < 0) {
         return NULL;
     }
-    Py_XSETREF(t->callback, Py_NewRef(callback));
-    Py_XSETREF(t->context, context == NULL || context == Py_None ? NULL : Py_NewRef(context));
     return t->state == TASK_WAITING ? Py_NewRef(Py_None) : complete_now(t, Py_None);
 }
 
+/* Takes out those of `more` that are equal to `callback` and that the loop has not been asked to call. How many; -1: an exception. */
+static Py_ssize_t remove_more(TaskWaitObject *t, PyObject *callback) {
+    Py_ssize_t removed = 0;
+    for (Py_ssize_t i = t->more_called; t->more != NULL && i < PyList_GET_SIZE(t->more);) {
+        PyObject *pair = Py_NewRef(PyList_GET_ITEM(t->more, i));
+        int same = PyObject_RichCompareBool(PyTuple_GET_ITEM(pair, 0), callback, Py_EQ); /* may add or remove some */
+        bool still = i >= t->more_called && i < PyList_GET_SIZE(t->more) && PyList_GET_ITEM(t->more, i) == pair;
+        Py_DECREF(pair);
+        if (same < 0 || (same && still && PyList_SetSlice(t->more, i, i + 1, NULL) < 0)) {
+            return -1;
+        }
+        removed += same && still;
+        i += !(same && still);
+    }
+    return removed;
+}
+
+/* As a future, which does not know those any more that the loop has been asked to call. */
 static PyObject *future_remove_done_callback(PyObject *object, PyObject *callback) {
     TaskWaitObject *t = (TaskWaitObject *)object;
-    int same = t->callback == NULL ? 0 : PyObject_RichCompareBool(t->callback, callback, Py_EQ);
-    if (same < 0) {
-        return NULL;
-    }
-    if (same) {
+    PyObject *first = t->scheduled ? NULL : Py_XNewRef(t->callback);
+    int same = first == NULL ? 0 : PyObject_RichCompareBool(first, callback, Py_EQ);
+    if (same > 0 && t->callback == first && !t->scheduled) {
         Py_CLEAR(t->callback);
         Py_CLEAR(t->context);
     }
-    return PyLong_FromLong(same);
+    Py_XDECREF(first);
+    Py_ssize_t others = same < 0 ? -1 : remove_more(t, callback);
+    return others < 0 ? NULL : PyLong_FromSsize_t(same + others);
 }
 
 static PyObject *future_cancel(PyObject *object, PyObject *args, PyObject *kwargs) {
@@ -356,6 +431,7 @@ static int task_wait_traverse(TaskWaitObject *t, visitproc visit, void *arg) {
     Py_VISIT(t->loop);
     Py_VISIT(t->callback);
     Py_VISIT(t->context);
+    Py_VISIT(t->more);
     Py_VISIT(t->message);
     return 0;
 }
@@ -364,6 +440,7 @@ static int task_wait_clear(TaskWaitObject *t) {
     Py_CLEAR(t->loop);
     Py_CLEAR(t->callback);
     Py_CLEAR(t->context);
+    Py_CLEAR(t->more);
     Py_CLEAR(t->message);
     return 0; /* the rest is needed to leave the line */
 }
