@@ -296,34 +296,33 @@ static PyObject *enter_place(SemaphoreObject *s, const char *method) {
     return PyObject_CallMethod(s->place, method, "O", (PyObject *)s);
 }
 
-#define LATE_TRIES 4
+#define LATE_TRIES 64 /* a handler may raise again, and memory may be short for a while */
 
-/* A signal's handler may raise in the method, even before its first instruction. Then `leave_late` does the rest: the list `ended` says
- * which entry it is. The handler's exception is raised afterwards. */
+/* A signal's handler may raise in the method, even before its first instruction, and memory may be short anywhere. Then `leave_late` does
+ * the rest: the list `ended` says which entry it is. What was raised first is raised afterwards, and what came meanwhile is its context. */
 static PyObject *leave_place(SemaphoreObject *s, const char *method, PyObject *const *args, Py_ssize_t nargs) {
     PyObject *destroyed = nargs > 0 && args[0] == PyExc_GeneratorExit ? Py_True : Py_False;
-    PyObject *ended = PyList_New(0);
-    if (ended == NULL) {
-        return NULL;
-    }
-    PyObject *left = PyObject_CallMethod(s->place, method, "OOO", (PyObject *)s, destroyed, ended);
-    if (left == NULL) {
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyObject *is_task = strcmp(method, "leave") == 0 ? Py_False : Py_True;
-        PyObject *late = NULL;
-        for (int i = 0; late == NULL && i < LATE_TRIES; i++) { /* a handler may raise again */
-            PyErr_Clear();
-            late = PyObject_CallMethod(s->place, "leave_late", "OOO", destroyed, ended, is_task);
+    PyObject *is_task = strcmp(method, "leave") == 0 ? Py_False : Py_True;
+    PyObject *ended = NULL, *left, *late = NULL;
+    struct kept_error k = {0};
+    int tries = LATE_TRIES;
+    while ((ended = PyList_New(0)) == NULL) {
+        if (tries-- == 0) {
+            return NULL;
         }
-        if (late == NULL) {
-            PyErr_WriteUnraisable(s->place);
-        }
-        Py_XDECREF(late);
-        PyErr_Restore(type, value, traceback);
+        PyErr_Clear(); /* a MemoryError */
     }
+    left = PyObject_CallMethod(s->place, method, "OOO", (PyObject *)s, destroyed, ended);
+    while (left == NULL && late == NULL && tries-- > 0) {
+        error_keep(&k);
+        late = PyObject_CallMethod(s->place, "leave_late", "OOO", destroyed, ended, is_task);
+        if (late == NULL && tries > 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_Clear(); /* it is tried again */
+        }
+    }
+    Py_XDECREF(late);
     Py_DECREF(ended);
-    return left;
+    return error_set(&k) ? NULL : left;
 }
 
 static PyObject *sync_enter(PyObject *object, PyObject *unused) {

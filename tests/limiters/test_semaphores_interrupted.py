@@ -5,6 +5,7 @@ An `expiry` of an hour says that it comes back because it is given back, and not
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 
 from headway import SharedMemoryStore, SQLiteStore, StoreUnavailableError
-from headway.limiters import MaxSleepExceededError, SyncSemaphore
+from headway.limiters import AsyncSemaphore, MaxSleepExceededError, SyncSemaphore
 from headway.limiters._keeper import Keeper
+from headway.limiters._line import LoopLine
 from interrupting import Interruption, interruptions
 
 
@@ -124,6 +126,75 @@ def test_a_block_without_a_permit_ends_no_lease_of_the_block_around_it(
         assert pool.held == 1
         assert len(pool.permits.leases) == 1
     assert pool.held == 0
+
+
+@pytest.mark.parametrize("where", ["_wake", "_grant"])
+def test_an_interruption_while_a_task_is_woken_comes_out_and_hangs_none(
+    store: Any, name: str, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    semaphore = AsyncSemaphore(name, 1, max_sleep=3600, expiry=3600, connection=store)
+    original = getattr(LoopLine, where)
+    interrupted: list[str] = []
+
+    def interrupt_once(self: LoopLine, *args: Any) -> None:
+        if not interrupted:
+            interrupted.append(where)
+            raise Interruption
+        original(self, *args)
+
+    async def enter() -> str:
+        try:
+            async with semaphore:
+                return "in"
+        except Interruption:
+            return "interrupted"
+
+    async def main() -> list[str]:
+        async with semaphore:
+            tasks = [asyncio.ensure_future(enter()) for _ in range(3)]
+            while semaphore._pool.waiting < 3:
+                await asyncio.sleep(0.001)
+            monkeypatch.setattr(LoopLine, where, interrupt_once)
+        return list(await asyncio.wait_for(asyncio.gather(*tasks), 60))
+
+    ended = asyncio.run(main())
+    assert interrupted
+    assert "interrupted" in ended
+    assert set(ended) <= {"in", "interrupted"}
+
+
+def test_a_block_is_left_though_memory_is_short_again_and_again(
+    store: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was raised first comes out, and what a handler raised meanwhile is its context."""
+    semaphore = SyncSemaphore(name, 1, max_sleep=1, expiry=3600, connection=store)
+    pool: Any = semaphore._pool
+    original = type(pool)._end
+    errors: list[BaseException] = [
+        *[MemoryError() for _ in range(20)],
+        Interruption("later"),
+        *[MemoryError() for _ in range(20)],
+        Interruption("first"),
+    ]
+
+    def fails(self: Any, *args: Any) -> None:
+        if errors:
+            raise errors.pop()
+        original(self, *args)
+
+    semaphore.__enter__()
+    monkeypatch.setattr(type(pool), "_end", fails)
+    with pytest.raises(Interruption, match="first") as caught:
+        semaphore.__exit__(None, None, None)
+    contexts = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        contexts.append(str(error))
+        error = error.__context__
+    assert "later" in contexts
+    assert not errors
+    assert not pool.permits.leases
+    assert not pool._entries
 
 
 def _no_answer(*words: object) -> None:

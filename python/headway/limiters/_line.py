@@ -181,12 +181,16 @@ class _Line:
                 self._look_at = 0.0
 
     def _grant(self, id: str, since: float, claimed: bool) -> None:
-        """It is the turn of this one. Who is not here any more has given its place back."""
+        """It is the turn of this one. Who is not here any more has given its place back.
+
+        It stays in line until it is woken: a signal's handler may raise in between.
+        """
         with self.lock:
-            waiter = self.waiters.pop(id, None) or self.newcomers.get(id)
+            waiter = self.waiters.get(id) or self.newcomers.get(id)
             if waiter is not None:
                 waiter.grant(since, claimed)
                 self._wake(waiter)
+                self.waiters.pop(id, None)
 
     def _wake(self, waiter: Waiter) -> None:
         raise NotImplementedError
@@ -412,10 +416,13 @@ class LoopLine(AwaitingLine):
         try:
             while self.waiters:
                 await self._turn(FOREVER + time.monotonic())
-        except Exception as error:  # of the server, or of a store of the user's own
-            for waiter in list(self.waiters.values()):
-                if waiter.signal is not None and not waiter.signal.done():
-                    waiter.signal.set_exception(error)
+        except Exception as error:  # of the server, of a store of the user's own, of a handler
+            waking = [one.signal for one in self.waiters.values() if one.signal is not None]
+            waking = [signal for signal in waking if not signal.done()]
+            for signal in waking:
+                signal.set_exception(error)
+            if not waking:
+                raise
         except BaseException:
             for waiter in list(self.waiters.values()):
                 self._wake(waiter)  # who is not cancelled too makes another task
