@@ -58,14 +58,16 @@ class Session:
             asyncio.set_event_loop(self.loop)
             self.loop.set_exception_handler(self._on_loop_error)
         sys.unraisablehook = self._on_unraisable
+        self.may_stop = False
+        """Whether a callback may be left behind that stops the loop."""
         self.case = operation.make()
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self.case.clean()
         if self.loop is not None:
-            with contextlib.suppress(Exception):
-                self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            with contextlib.suppress(Exception, KeyboardInterrupt):
+                self._complete(self.loop.shutdown_default_executor())
             with contextlib.suppress(RuntimeError):  # uvloop's may be broken: see Signals
                 self.loop.close()
 
@@ -95,16 +97,38 @@ class Session:
         task = self.loop.create_task(self.case.act())
         late = self.loop.call_later(END_S, self.loop.stop)
         try:
-            return self.loop.run_until_complete(task)
+            return self._complete(task)
         finally:
             late.cancel()
 
     def run(self, harm: int, kinds: int, own: bool, at: int, until: int) -> Outcome:
         """Call the operation. Harm is done at the moments from `at` to `until`, exclusive."""
+        self.settle()
         self.case.prepare()
         self.elsewhere.clear()
         self.loses = False
-        return Outcome(*helper.load().run(self.call(), harm, kinds, own, at, until))
+        outcome = Outcome(*helper.load().run(self.call(), harm, kinds, own, at, until))
+        self.settle()
+        return outcome
+
+    def settle(self) -> None:
+        """Let the loop call what run_until_complete() has left behind.
+
+        Where a callback raises in the turn in which the task ends, the loop stops before it has
+        called the callback that stops it; the next run would be stopped by that.
+        """
+        for _ in range(4):  # uvloop's stop() is a callback of its own
+            if self.loop is None or not self.may_stop:
+                break
+            with contextlib.suppress(RuntimeError, KeyboardInterrupt, HandlerError):
+                self._complete(asyncio.sleep(0.0005))
+
+    def _complete(self, what: Any) -> Any:
+        assert self.loop is not None
+        self.may_stop = True
+        value = self.loop.run_until_complete(what)
+        self.may_stop = False
+        return value
 
     def plain(self) -> str:
         """Call it undisturbed; what is wrong. A store that could not reach its server a few times
@@ -124,6 +148,7 @@ class Session:
         try:
             case.prepare()
             before = case.used() if case.used else 0
+            self.settle()
             value = self.call()()
         except BaseException as error:
             return f"afterwards it raises {error!r}", isinstance(error, BaseThrottledError)
@@ -161,9 +186,9 @@ class Session:
         assert self.loop is not None
         while True:
             try:
-                return self.loop.run_until_complete(asyncio.wait(tasks, timeout=patience))[1]
+                return set(self._complete(asyncio.wait(tasks, timeout=patience))[1])
             except (KeyboardInterrupt, HandlerError):
-                continue  # the exception of one of them, which asyncio raises again here
+                self.settle()  # the exception of one of them, which asyncio raises again here
 
     def state(self, before: int, error: BaseException | None, extra: int = 0) -> str:
         """Whether the count is right and nothing is left behind. `extra` more may be gone."""

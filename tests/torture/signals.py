@@ -43,8 +43,6 @@ LOOPS_OWN = {
 
 SHARED = ("shm", "sqlite", "redis", "lease", "client")
 """Stores that a forked child shares with its parent."""
-HOOKS = {"_admit", "on_limit"}
-"""Functions of hooks, whose errors are logged and go no further."""
 
 
 class Signals:
@@ -122,6 +120,8 @@ class Signals:
             outcome = None
         if self.child:
             self._end_child(session, error, value)
+        # Until a child has ended, it may change what both share.
+        of_children = self._children()
         if session.loses or (session.loop is not None and self.handled and self.frame in LOOPS_OWN):
             return self._renew(session)
         problem = ""
@@ -134,7 +134,6 @@ class Signals:
         came += sum(isinstance(e, raised) for e in session.elsewhere)
         # asyncio raises a task's KeyboardInterrupt, and again where the task is awaited.
         right = came == self.handled or (session.loop is not None and came > self.handled)
-        right = right or (self.frame in HOOKS and self.action == "own")
         if not problem and self.action in ("interrupt", "own") and not right:
             problem = (
                 f"a handler raised {self.handled} times in {self.frame}, it came out {came} times"
@@ -150,7 +149,7 @@ class Signals:
             problem = problem or session.state(before, error, extra)
         except RuntimeError as error:
             problem = f"afterwards {error!r}"
-        problem = problem or self._children() or session.plain()
+        problem = problem or of_children or session.plain()
         if session.loses:
             return self._renew(session)
         return f"{problem} (handler ran in {self.frame})" if problem else ""
@@ -237,7 +236,9 @@ class Timer(Signals):
 
             session.case.prepare()
             session.elsewhere.clear()
-            return Outcome(*helper.load().run(timed, COUNT, 0, True, 1, 1))
+            outcome = Outcome(*helper.load().run(timed, COUNT, 0, True, 1, 1))
+            session.settle()
+            return outcome
 
         return self._moment(session, run)
 
