@@ -5,6 +5,7 @@
     .venv/bin/python scripts/run_tests.py rest        what `make test-all` runs after that
     .venv/bin/python scripts/run_tests.py c asan      one variant of the C tests (plain, asan, tsan)
     .venv/bin/python scripts/run_tests.py sanitized   fast tests of the extension under sanitizers
+    .venv/bin/python scripts/run_tests.py torture     two minutes of tests/torture
     .venv/bin/python scripts/run_tests.py slow        the slow tests, then those that run alone
     .venv/bin/python scripts/run_tests.py pythons     a wheel and the tests on each other Python
 
@@ -15,6 +16,7 @@ process that the tests have started.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -59,6 +61,8 @@ C_PROGRAM_SECONDS = 600.0
 # An empty program under a sanitizer takes milliseconds.
 EMPTY_PROGRAM_SECONDS = 60.0
 INTERRUPTED = 130
+TORTURE_S = 120
+DAY_S = 86400
 
 
 def say(line: str) -> None:
@@ -182,10 +186,35 @@ class Stages:
             environment=sanitized.environment(sanitized.FOLDER),
         )
 
+    def torture(self) -> None:
+        """Two minutes of tests/torture: each day other operations and torments, each pair a test."""
+        report = BUILD / "torture-rest.json"
+        report.unlink(missing_ok=True)
+        part = int(time.time() // DAY_S)
+        chosen = ["--seconds", str(TORTURE_S), "--part", str(part), "--report", report]
+        begun = time.monotonic()
+        status, output = processes.run([sys.executable, "tests/torture/run.py", *chosen])
+        results = Results()
+        for pair in json.loads(report.read_text()) if report.exists() else []:
+            findings = [found["what"].strip().splitlines()[0] for found in pair["findings"]]
+            if findings:
+                results.failures[f"torture, {pair['operation']} {pair['torment']}"] = findings[0]
+            else:
+                results.passed += 1
+        if status != 0 and not results.failures:
+            results.failures["torture"] = f"ended with status {status}"
+        if results.failures:
+            say("\n".join(line for line in output.splitlines() if not line.startswith("ok ")))
+        said = output.strip().splitlines()[-1:] or ["it said nothing"]
+        title = f"torture, part {part} ({said[0]})"
+        say(f"{title}: {results.closing} in {time.monotonic() - begun:.0f}s")
+        self.add(results)
+
     def rest(self) -> None:
         self.c("asan")
         self.c("tsan")
         self.sanitized()
+        self.torture()
         self.slow()
         self.pythons()
 
@@ -278,10 +307,11 @@ def stage_of(stages: Stages, arguments: list[str]) -> Callable[[], None] | None:
             return stages.fast
         case ["c", ("plain" | "asan" | "tsan") as variant]:
             return lambda: stages.c(variant)
-        case ["rest" | "sanitized" | "slow" | "pythons" as name]:
+        case ["rest" | "sanitized" | "torture" | "slow" | "pythons" as name]:
             return {
                 "rest": stages.rest,
                 "sanitized": stages.sanitized,
+                "torture": stages.torture,
                 "slow": stages.slow,
                 "pythons": stages.pythons,
             }[name]

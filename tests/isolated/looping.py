@@ -15,15 +15,20 @@ AWAITS = 200
 
 
 def awaited(
-    name: str, step: Callable[[], Awaitable[object]], share: float = 1.0, watched: Any = ()
+    name: str,
+    step: Callable[[], Awaitable[object]],
+    share: float = 1.0,
+    watched: Any = (),
+    *,
+    awaits: int = AWAITS,
 ) -> Case:
-    """A case that awaits `step()` as often as another case is called, in runs of 200."""
+    """A case that awaits `step()` as often as another case is called, in runs of `awaits`."""
 
     async def many() -> None:
-        for _ in range(AWAITS):
+        for _ in range(awaits):
             await step()
 
-    return Case(name, lambda: loop.run_until_complete(many()), share / AWAITS, watched)
+    return Case(name, lambda: loop.run_until_complete(many()), share / awaits, watched)
 
 
 def refusing(
