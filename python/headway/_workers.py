@@ -15,6 +15,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
+from headway._core import _finish_future
+
 __all__ = ["Workers", "in_worker", "start_in_worker", "workers_of"]
 
 IDLE_S = 5.0
@@ -113,17 +115,9 @@ class _Errand:
         except BaseException as error:
             failure = error
         try:
-            self._loop.call_soon_threadsafe(self._tell, answer, failure)
+            self._loop.call_soon_threadsafe(_finish_future, self._future, answer, failure)
         except RuntimeError:  # the loop is closed, and its tasks are gone
             return
-
-    def _tell(self, answer: Any, error: BaseException | None) -> None:
-        if self._future.done():
-            return
-        if error is None:
-            self._future.set_result(answer)
-        else:
-            self._future.set_exception(error)
 
 
 def start_in_worker(store: Any, work: Callable[[], _A]) -> "asyncio.Future[_A]":

@@ -78,7 +78,26 @@ static PyObject *now_ns(PyObject *module, PyObject *unused) {
     return PyLong_FromLongLong(clock_now());
 }
 
+/* The callback of an event loop that gives a future its outcome. In Python, a signal's handler could raise before it does so, even before
+ * its first instruction, and what awaits the future would hang. */
+static PyObject *finish_future(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *future, *answer, *error;
+    if (!PyArg_ParseTuple(args, "OOO:_finish_future", &future, &answer, &error)) {
+        return NULL;
+    }
+    PyObject *done = PyObject_CallMethod(future, "done", NULL);
+    if (done == Py_False) {
+        Py_SETREF(done, error == Py_None ? PyObject_CallMethod(future, "set_result", "(O)", answer)
+                                         : PyObject_CallMethod(future, "set_exception", "(O)", error));
+    }
+    Py_XDECREF(done);
+    return done == NULL ? NULL : Py_NewRef(Py_None);
+}
+
 static PyMethodDef own_functions[] = {
+    {"_finish_future", finish_future, METH_VARARGS,
+     "_finish_future(future, answer, error)\n--\n\nGives a future that is not done its answer, or its error where that is not None."},
     {"now_ns", now_ns, METH_NOARGS,
      "now_ns()\n--\n\nThe clock that limiters go by: nanoseconds since the Unix epoch, never stepping.\n\n"
      "It is the monotonic clock plus the wall clock's offset when the module was loaded."},

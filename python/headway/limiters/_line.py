@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from headway import _core
 from headway.exceptions import StoreUnavailableError
 from headway.limiters._permits import BEAT, Answer, Lease, Permits, Step, term_of
 
@@ -379,7 +380,7 @@ class LoopLine(AwaitingLine):
 
     def _wake(self, waiter: Waiter) -> None:
         if waiter.signal is not None and not waiter.signal.done():
-            waiter.signal.set_result(None)
+            _core._finish_future(waiter.signal, None, None)
 
     async def wait(self, waiter: Waiter, until: float) -> bool:
         loop = asyncio.get_running_loop()
@@ -390,9 +391,11 @@ class LoopLine(AwaitingLine):
                 pause = until - time.monotonic()
                 if pause <= 0:
                     break
-                waiter.signal = loop.create_future()
-                if timer is None and pause < FOREVER:
-                    timer = loop.call_later(pause, self._wake, waiter)
+                waiter.signal = signal = loop.create_future()
+                if timer is not None:
+                    timer.cancel()
+                if pause < FOREVER:
+                    timer = loop.call_later(pause, _core._finish_future, signal, None, None)
                 if self._task is None or self._task.done():
                     self._task = loop.create_task(self._listen())
                 await waiter.signal

@@ -14,6 +14,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from headway import _core
+
 if TYPE_CHECKING:
     from headway.limiters._local_permits import LocalPermits
 
@@ -64,21 +66,13 @@ class Watcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[str | None] = loop.create_future()
 
-        def finish(news: News) -> None:
-            id, error = news
-            if not future.done():
-                if error is None:
-                    future.set_result(id)
-                else:
-                    future.set_exception(error)
-
         def tell(news: News) -> None:
             try:
-                loop.call_soon_threadsafe(finish, news)
+                loop.call_soon_threadsafe(_core._finish_future, future, *news)
             except RuntimeError:  # the loop is closed
                 self._listeners.pop(listener, None)
 
-        timer = loop.call_later(max(seconds, 0), finish, (None, None))
+        timer = loop.call_later(max(seconds, 0), _core._finish_future, future, None, None)
         try:
             self._listen(permits, listener, tell)
             return await future

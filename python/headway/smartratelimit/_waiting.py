@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import Any
 
+from headway import _core
 from headway._forks import open_after_fork
 
 __all__ = ["Line", "TaskWaiter", "ThreadWaiter", "pause", "shielded", "steps", "task_waiter"]
@@ -133,20 +134,18 @@ class TaskWaiter:
 
     def wake(self) -> None:
         self._woken = True  # before the future is looked at: `sleep` does it the other way round
-        if self._future is not None:
+        future = self._future
+        if future is not None:
             with contextlib.suppress(RuntimeError):  # a closed loop: its task is gone with it
-                self._loop.call_soon_threadsafe(self._finish)
-
-    def _finish(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+                self._loop.call_soon_threadsafe(_core._finish_future, future, None, None)
 
     async def sleep(self, seconds: float) -> None:
-        self._future = self._loop.create_future()
-        timer = self._loop.call_later(min(seconds, _SLEEP_MAX_S), self._finish)
+        self._future = future = self._loop.create_future()
+        pause = min(seconds, _SLEEP_MAX_S)
+        timer = self._loop.call_later(pause, _core._finish_future, future, None, None)
         try:
             if not self._woken:
-                await self._future
+                await future
         finally:
             timer.cancel()
             self._future = None
