@@ -12,7 +12,7 @@ from contrib_stage import Plain, closed_port, decisions
 import headway
 from headway import MemoryStore, VirtualClock, per_min
 from headway.contrib import Concurrency, Policy, Rule, client_address, combine, route
-from headway.contrib._rules import kept
+from headway.contrib._paths import kept
 from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 
 NOBODY = "redis://127.0.0.1:{}/0?connect_timeout=0.2&timeout=0.2"

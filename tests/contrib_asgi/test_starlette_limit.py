@@ -252,19 +252,6 @@ class TestMiddleware:
         assert statuses(app, 2, "/items") == [200, 200]
         assert ask(app, "/api/items").observed()["inner"] == (1, 0)
 
-    def test_paths_of_rules_are_whole_paths_in_a_mounted_app_too(self) -> None:
-        async def items(request: Request) -> PlainTextResponse:
-            return PlainTextResponse("ok")
-
-        rule = Rule("1/m", paths="/api/items")
-        inner = Starlette(
-            routes=[Route("/items", items), Route("/other", items)],
-            middleware=[Middleware(RateLimitMiddleware, limits=rule)],
-        )
-        app = Starlette(routes=[Mount("/api", inner)])
-        assert statuses(app, 2, "/api/items") == [200, 429]
-        assert statuses(app, 2, "/api/other") == [200, 200]
-
     def test_the_user_is_whom_starlettes_authentication_names(self) -> None:
         class ByHeader(AuthenticationBackend):
             async def authenticate(self, conn: HTTPConnection) -> Any:

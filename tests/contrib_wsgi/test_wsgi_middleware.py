@@ -280,7 +280,8 @@ def test_facts_read_paths_and_headers_as_wsgi_hands_them_over() -> None:
             "HTTP_X_API_KEY": "k",
         }
     )
-    assert (facts.method, facts.path) == ("POST", "/app/schön")
+    assert (facts.method, facts.path) == ("POST", "/schön")
+    assert facts.route() == "/app/schön"
     assert (facts.query("a"), facts.query("b"), facts.query("c")) == ("1", "", None)
     assert facts.address() is None
     assert (facts.header("content-type"), facts.header("x-api-key")) == ("text/plain", "k")

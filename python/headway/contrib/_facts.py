@@ -24,7 +24,10 @@ class Facts(Protocol):
 
     @property
     def path(self) -> str:
-        """As the client sent it, decoded, prefixes of mounts included, without the query."""
+        """The path that the application's router sees.
+
+        It is decoded, and without the query, the root path of a server and the prefix of a mount.
+        """
         ...
 
     def address(self) -> str | None:

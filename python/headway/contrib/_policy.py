@@ -29,6 +29,7 @@ from headway.contrib._keys import (
     client_address,
     key_function,
 )
+from headway.contrib._paths import kept
 from headway.contrib._rules import (
     Concurrency,
     Exempt,
@@ -37,7 +38,6 @@ from headway.contrib._rules import (
     Rule,
     RuleLike,
     checked_name,
-    kept,
     quotas_of,
 )
 from headway.contrib._verdict import Outcome, Verdict
@@ -380,7 +380,7 @@ class Policy:
             return lambda method, path: everything
 
         def applying(method: str, path: str) -> tuple[Entry, ...]:
-            if exempt is not None and exempt.match(path):
+            if exempt is not None and exempt.covers(path):
                 return ()
             return tuple(entry for entry in entries if entry.rule.matches(method, path))
 

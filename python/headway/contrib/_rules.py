@@ -13,12 +13,12 @@ rule without a name has that of the endpoint or the policy it is for: "search", 
 
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from headway import _core
 from headway.contrib._facts import Facts
 from headway.contrib._keys import KeyFunction, KeyLike, key_function
+from headway.contrib._paths import Paths
 from headway.exceptions import DataError, SetUpError
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Rule",
     "RuleLike",
     "checked_name",
-    "kept",
     "quotas_of",
 ]
 
@@ -38,10 +37,6 @@ Quotas = tuple[_core.Quota, ...]
 QuotaSource = Any
 """A quota, quota text, a list of either, or a callable of the request that returns one or None."""
 Exempt = str | Callable[[Any], Any]
-
-_T = TypeVar("_T")
-_KEPT_MAX = 256
-"""Characters of a path, or method, that is kept with what was found for it."""
 
 _NAME = re.compile(r"[!#-\[\]-{}~]+")  # visible ASCII, but what quotes it in a header, and "|"
 BUCKETS = frozenset({"token_bucket", "leaking_bucket", "gcra"})
@@ -71,19 +66,6 @@ def checked_name(field: str, value: object) -> str:
     )
 
 
-def kept(function: Callable[..., _T], count: int) -> Callable[..., _T]:
-    """`function`, whose last answers are kept. Not for long texts: clients send what they like."""
-    cached = lru_cache(count)(function)
-
-    def answer(*texts: str) -> _T:
-        for text in texts:
-            if len(text) > _KEPT_MAX:
-                return function(*texts)
-        return cached(*texts)
-
-    return answer
-
-
 def _names(field: str, value: object) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
     if isinstance(names, Iterable):
@@ -91,27 +73,6 @@ def _names(field: str, value: object) -> tuple[str, ...]:
         if found and all(isinstance(name, str) and name for name in found):
             return found
     raise SetUpError(f"Invalid {field}: {value!r}, must be a non-empty string or a list of them.")
-
-
-def _pattern(field: str, path: str) -> str:
-    """A path as a regular expression: `*` is anything, `{name}` one segment of it."""
-    if not path.startswith(("/", "*")):
-        raise SetUpError(f"Invalid {field}: {path!r}, must begin with '/' or '*'.")
-    parts = re.split(r"(\*|\{[^{}/]*\})", path)
-    return "".join(
-        ".*" if part == "*" else "[^/]+" if part[:1] == "{" else re.escape(part) for part in parts
-    )
-
-
-class Paths:
-    """A set of path patterns; asked often for few paths, so answers are kept."""
-
-    __slots__ = ("match",)
-
-    def __init__(self, field: str, paths: Iterable[str]) -> None:
-        found = re.compile("|".join(f"(?:{_pattern(field, path)})" for path in paths), re.DOTALL)
-
-        self.match = kept(lambda path: found.fullmatch(path) is not None, 1024)
 
 
 class Exemptions:
@@ -178,7 +139,7 @@ class _Matched:
             return False
         if self.paths is not None and not self.paths.match(path):
             return False
-        return self.exempt.paths is None or not self.exempt.paths.match(path)
+        return self.exempt.paths is None or not self.exempt.paths.covers(path)
 
 
 class Rule(_Matched):
@@ -188,7 +149,9 @@ class Rule(_Matched):
     the request and returns one (by user tier, say), or None for no limit. name: by which headers,
     logs and errors call it. key: a key function; that of the middleware by default.
     paths: where it holds: "/login", "/api/*", "/users/{id}", or a list; `*` is anything, `{…}` one
-    segment. methods: "POST" or a list; GET is HEAD too. exempt: paths or callables of the request
+    segment, `{…:path}` several, as in a route's template. It is the path that the application
+    sees, so without the root path of a server or a mount. methods: "POST" or a list; GET is HEAD
+    too. exempt: paths or callables of the request
     that are left out. cost: what a request takes, or a callable of the request; 0 is free.
     using: the algorithm. scope: rules of one scope share their counts; its name by default.
     dry_run: decides and logs, but never denies. Raises SetUpError or DataError naming the argument.

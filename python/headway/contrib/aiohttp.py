@@ -20,8 +20,10 @@ functions.
 
 import functools
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import (
@@ -68,6 +70,7 @@ VERDICTS = _Key("headway_verdicts", list)
 USER = _Key("headway_user", str)
 """Where in a request whoever logs users in leaves the name: `request[USER] = "ann"`."""
 EXEMPT = "_headway_exempt"
+_SLASH = re.compile("%2F", re.IGNORECASE)
 OPTIONS = ("key", "store", "headers", "reset", "dry_run", "on_error", "exempt")
 
 _H = TypeVar("_H", bound=Callable[..., Any])
@@ -89,7 +92,9 @@ class RequestFacts:
 
     @property
     def path(self) -> str:
-        return self.request.path
+        """For the router an encoded slash is no slash: it is part of a segment."""
+        raw = self.request.rel_url.raw_path
+        return unquote(_SLASH.sub("%252F", raw)) if "%" in raw else raw
 
     def address(self) -> str | None:
         return self.request.remote or None

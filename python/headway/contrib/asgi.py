@@ -77,8 +77,8 @@ class ScopeFacts:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.method: str = scope.get("method", "GET")
-        self.path: str = scope["path"]
+        self.method: str = scope.get("method", "GET").upper()
+        self.path: str = route_path(scope)
 
     @property
     def request(self) -> Any:
@@ -104,7 +104,7 @@ class ScopeFacts:
         served = self.scope.get("route")
         template = getattr(served, "path_format", None) or getattr(served, "path", None)
         if not isinstance(template, str):
-            return self.path
+            return str(self.scope["path"]).removesuffix("\n")
         return f"{self.scope.get('root_path') or ''}{template}"
 
     def user(self) -> str | None:
@@ -121,6 +121,18 @@ class ScopeFacts:
             if name not in (None, ""):
                 return str(name)
         return None
+
+
+def route_path(scope: Scope) -> str:
+    """The path that a router sees: without the root path of the server, or the prefix of a mount.
+
+    Servers put the root path before the path, as ASGI says, or leave it out; Starlette takes both.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path") or ""
+    if root and path.startswith(root) and path[len(root) :][:1] in ("", "/"):
+        return path[len(root) :] or "/"
+    return path
 
 
 class RateLimitMiddleware:

@@ -94,7 +94,7 @@ class RequestFacts:
 
     @property
     def path(self) -> str:
-        return self.request.path
+        return self.request.path_info
 
     def address(self) -> str | None:
         return self.request.META.get("REMOTE_ADDR") or None

@@ -120,7 +120,12 @@ class RequestFacts:
 
     @property
     def path(self) -> str:
-        return self.request.root_path.rstrip("/") + self.request.path
+        path = self.request.path
+        rule = self.request.url_rule
+        if rule is not None and not rule.strict_slashes and path != "/":
+            # The router takes the path with a slash at its end and without.
+            path = path.removesuffix("/") + ("/" if rule.rule.endswith("/") else "")
+        return path
 
     def address(self) -> str | None:
         return self.request.remote_addr or None

@@ -71,10 +71,8 @@ class EnvironFacts:
 
     @property
     def path(self) -> str:
-        environ = self.request
-        path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        # WSGI hands over bytes, dressed up as Latin-1.
-        return path.encode("latin-1", "replace").decode("utf-8", "replace") or "/"
+        """Frameworks (werkzeug) take several slashes at the beginning for one."""
+        return "/" + _text(self.request.get("PATH_INFO", "")).lstrip("/")
 
     def address(self) -> str | None:
         return self.request.get("REMOTE_ADDR") or None
@@ -91,10 +89,15 @@ class EnvironFacts:
         return values[0] if values else None
 
     def route(self) -> str:
-        return self.path
+        return _text(self.request.get("SCRIPT_NAME", "")) + self.path.removesuffix("\n")
 
     def user(self) -> str | None:
         return self.request.get("REMOTE_USER") or None
+
+
+def _text(value: str) -> str:
+    """What WSGI gives: bytes, each as the character of Latin-1."""
+    return value.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class RateLimitMiddleware:
