@@ -23,7 +23,7 @@ class KeyActivity:
     """One key with one quota. What remains is worked out from the last decision."""
 
     key: str
-    """Bytes that are no UTF-8 are written as `\\xff`."""
+    """Bytes that are no UTF-8 are written as `\\xff`, lone surrogates of text as `\\udcff`."""
     algorithm: str
     quota: str
     """In the quota language, or empty where nobody said."""
@@ -138,8 +138,10 @@ class Source(Protocol):
 
 
 def text_of(key: str | bytes) -> str:
-    """A key as people read it."""
-    return key if isinstance(key, str) else key.decode("utf-8", "backslashreplace")
+    """A key as people read it, and as text that is UTF-8: a lone surrogate is `\\udcff`."""
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
+    return key if key.isascii() else key.encode("utf-8", "backslashreplace").decode()
 
 
 def after(

@@ -197,3 +197,11 @@ class TestBody:
     )
     def test_json_is_for_those_who_accept_it(self, accept: str | None, json: bool) -> None:
         assert accepts_json(accept) is json
+
+
+def test_only_the_beginning_of_a_long_accept_is_read() -> None:
+    """A denial costs the server little, whatever a client sends with its request."""
+    filler = "text/x-a;q=0.1," * 69
+    assert accepts_json(f"text/html,{filler[:900]}application/json")
+    assert not accepts_json(f"text/html,{filler}application/json")
+    assert accepts_json("application/json," + ",;" * 30_000)

@@ -23,6 +23,18 @@ def through(value: str, ip: str | None = "10.0.0.1", header: str = "x-forwarded-
 
 
 class TestClientAddress:
+    @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded"])
+    def test_only_the_end_of_a_long_header_is_read(self, header: str) -> None:
+        """What a client writes itself stands on the left, and is of any length."""
+        key = client_address(PROXIES, header=header)
+        hop = "for=%s" if header == "forwarded" else "%s"
+        trusted = ", ".join([hop % "10.0.0.1"] * 2)
+        filler = ", ".join([hop % "10.0.0.2"] * 5000)
+        assert key(through(f"{hop % '1.1.1.1'}, {trusted}", header=header)) == "1.1.1.1"
+        assert key(through(f"{filler}, {hop % '1.1.1.1'}, {trusted}", header=header)) == "1.1.1.1"
+        assert key(through(f"{hop % '1.1.1.1'}, {filler}", header=header)) == "10.0.0.2"
+        assert key(through("x" * 60_000, header=header)) == "10.0.0.1"
+
     def test_without_trusted_proxies_headers_are_not_read(self) -> None:
         assert client_address()(through("198.51.100.7")) == "10.0.0.1"
 

@@ -201,3 +201,8 @@ def test_a_program_for_throttled_py_finds_the_hooks(run_python: Callable[..., st
         """
     )
     assert said.strip() == "OTelHook True"
+
+
+def test_a_key_with_a_lone_surrogate_can_be_sent_as_utf_8(telemetry: Telemetry) -> None:
+    headway.Throttled(quota="1/h", hooks=[OTelHook(telemetry.meter)]).limit("a\udcff")
+    assert telemetry.requests() == {("allowed", "a\\udcff"): 1}

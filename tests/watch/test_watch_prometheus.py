@@ -205,3 +205,16 @@ def test_without_prometheus_client_the_message_says_what_to_install(
         """
     )
     assert 'pip install "headway[prometheus]"' in said
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [("a\udcff", "a\\udcff"), (b"a\xff", "a\\xff"), ("\ud83d", "\\ud83d")]
+)
+def test_a_key_that_is_no_utf_8_does_not_end_the_metrics(key: Any, shown: str) -> None:
+    """aiohttp makes such text of a header with other bytes."""
+    activity = Activity()
+    throttle = Throttled(quota="1/h", hooks=[ActivityHook(activity)])
+    assert [bool(throttle.limit(key)) for _ in range(2)] == [True, False]
+    found = parsed(generate_latest(observed(activity, keys=10)).decode())
+    who = {"key": shown, "algorithm": "token_bucket", "quota": "1/h"}
+    assert found[named("key_requests_total", **who, result="denied")] == 1

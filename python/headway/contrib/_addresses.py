@@ -26,6 +26,10 @@ _PAIR = re.compile(r"""\s*(?:([^\s=;"]+)=("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*)?(?:;|$
 """A parameter of Forwarded, or none, as between two semicolons."""
 
 _TEXT_MAX = 64
+_CHAIN_MAX = 4096
+"""Characters of a chain of addresses that are read, from the right. What a client wrote itself is
+on the left, and of any length.
+"""
 _KEPT = 4096
 
 Address = IPv4Address | IPv6Address
@@ -99,10 +103,18 @@ def networks(trusted: "str | Iterable[str]") -> tuple[Trusts, bool]:
 
 
 def _hops(value: str, forwarded: bool) -> Iterable[str]:
-    """Who is named, from the right. Yields "" where an element names nobody."""
-    if forwarded:
-        return map(_named, _elements(value))
-    return (hop.strip() for hop in reversed(value.split(",")))
+    """Who is named, from the right. Yields "" where an element names nobody, or is cut off."""
+    parts = _elements if forwarded else _fields
+    if len(value) <= _CHAIN_MAX:
+        elements = parts(value)
+    else:
+        elements = [*parts(value[-_CHAIN_MAX:])]
+        elements[-1] = ""
+    return map(_named, elements) if forwarded else (hop.strip() for hop in elements)
+
+
+def _fields(value: str) -> Iterable[str]:
+    return reversed(value.split(","))
 
 
 def _elements(value: str) -> Iterable[str]:

@@ -36,6 +36,8 @@ logger = logging.getLogger("headway.contrib")
 STORE_DOWN_RETRY_AFTER_S = 5
 """A store that has failed is left alone for at most so long before it is tried again."""
 
+_ACCEPT_MAX = 1024
+
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 
@@ -255,11 +257,14 @@ def reports_of(verdicts: "Iterable[Verdict]") -> tuple[Report, ...]:
 
 
 def accepts_json(accept: str | None) -> bool:
-    """Whether JSON is what to answer with: asked for, or nothing else is."""
+    """Whether JSON is what to answer with: asked for, or nothing else is.
+
+    Only the first 1,024 characters are read: a denial must cost little, whatever a client sends.
+    """
     if not accept:
         return True
     ranges = []
-    for part in accept.lower().split(","):
+    for part in accept[:_ACCEPT_MAX].lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
         if not any(one.replace(" ", "") in ("q=0", "q=0.0", "q=0.00") for one in parameters):
             ranges.append(name)

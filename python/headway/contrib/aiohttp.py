@@ -36,6 +36,7 @@ from headway.contrib._keys import (
     user,
 )
 from headway.contrib._policy import Policy, checked_on_limited, store_of
+from headway.contrib._query import first_value
 from headway.contrib._rules import Concurrency, Exempt, Rule, RuleLike
 from headway.contrib._verdict import Verdict
 from headway.contrib._views import rules_of_view, settled
@@ -104,7 +105,7 @@ class RequestFacts:
         return ", ".join(values) if values else None
 
     def query(self, name: str) -> str | None:
-        return self.request.query.get(name)
+        return first_value(self.request.rel_url.raw_query_string, name)
 
     def route(self) -> str:
         resource = self.request.match_info.route.resource

@@ -33,6 +33,7 @@ from headway.contrib import (
 from headway.contrib._headers import Report, fields
 from headway.contrib._keys import KeyLike
 from headway.contrib._policy import checked_on_limited, checked_style
+from headway.contrib._query import first_value
 from headway.contrib._rules import Exempt, QuotaSource, RuleLike
 from headway.contrib._verdict import all_fields, give_back_where_denied, reports_of
 
@@ -94,11 +95,7 @@ class ScopeFacts:
         return b", ".join(found).decode("latin-1") if found else None
 
     def query(self, name: str) -> str | None:
-        from urllib.parse import parse_qs
-
-        text = self.scope.get("query_string", b"").decode("latin-1")
-        found = parse_qs(text, keep_blank_values=True).get(name)
-        return found[0] if found else None
+        return first_value(self.scope.get("query_string", b"").decode("latin-1"), name)
 
     def route(self) -> str:
         served = self.scope.get("route")

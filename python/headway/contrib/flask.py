@@ -34,6 +34,7 @@ from headway.contrib._keys import (
     user,
 )
 from headway.contrib._policy import Policy, checked_on_limited, store_of
+from headway.contrib._query import first_value
 from headway.contrib._rules import Concurrency, Exempt, Rule, RuleLike
 from headway.contrib._verdict import Verdict
 from headway.contrib._views import rules_of_view, settled
@@ -134,7 +135,7 @@ class RequestFacts:
         return self.request.headers.get(name)
 
     def query(self, name: str) -> str | None:
-        return self.request.args.get(name)
+        return first_value(self.request.query_string.decode("latin-1"), name)
 
     def route(self) -> str:
         rule = self.request.url_rule

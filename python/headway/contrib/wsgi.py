@@ -16,7 +16,6 @@ exemptions) are given the `environ`.
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 from headway.contrib._keys import (
     KeyFunction,
@@ -28,6 +27,7 @@ from headway.contrib._keys import (
     user,
 )
 from headway.contrib._policy import Policy, checked_on_limited
+from headway.contrib._query import first_value
 from headway.contrib._rules import Concurrency, Exempt, Rule, RuleLike
 from headway.contrib._verdict import Verdict
 from headway.contrib._views import settled
@@ -85,8 +85,7 @@ class EnvironFacts:
         return value
 
     def query(self, name: str) -> str | None:
-        values = parse_qs(self.request.get("QUERY_STRING", ""), keep_blank_values=True).get(name)
-        return values[0] if values else None
+        return first_value(self.request.get("QUERY_STRING", ""), name)
 
     def route(self) -> str:
         return _text(self.request.get("SCRIPT_NAME", "")) + self.path.removesuffix("\n")
