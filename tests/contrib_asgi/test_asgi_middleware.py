@@ -300,10 +300,11 @@ class TestStreams:
                 async def body() -> None:
                     await send({"type": "http.response.start", "status": 200, "headers": []})
                     await asyncio.sleep(0)
+                    nonlocal inside
+                    inside -= 1
                     await send({"type": "http.response.body", "body": b"x"})
 
                 await asyncio.gather(asyncio.ensure_future(body()))
-                inside -= 1
 
             app = RateLimitMiddleware(stream, Concurrency(3))
             for _ in range(50):

@@ -101,7 +101,8 @@ class TestFields:
 
     def test_concurrency_is_told_where_it_denies(self) -> None:
         policy = Policy(Concurrency(1, name="live", retry_after=7))
-        policy.decide(Plain())
+        held = policy.decide(Plain())
+        assert held.allowed
         assert dict(policy.decide(Plain()).fields()) == {
             "ratelimit-policy": '"live";q=1;qu="concurrent-requests"',
             "ratelimit": '"live";r=0;t=7',

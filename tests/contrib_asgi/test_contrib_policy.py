@@ -229,8 +229,8 @@ class TestConcurrency:
 
     def test_what_it_denies_takes_nothing_of_a_rate(self) -> None:
         policy = Policy([Rule("10/m", name="rate"), Concurrency(1, name="one")])
-        for _ in range(4):
-            policy.decide(Plain())
+        held = [policy.decide(Plain()) for _ in range(4)]
+        assert [one.status for one in held] == [200, 429, 429, 429]
         assert left(policy, Plain()) == {"rate": 9}
 
     def test_a_callable_that_raises_leaves_no_permit_behind(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contrib_stage import Socket, ask, statuses
+from contrib_stage import Socket, ask, call, scope_of, statuses
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
 from starlette.background import BackgroundTask
@@ -205,6 +205,117 @@ class TestDecorator:
 
 
 class TestMiddleware:
+    @pytest.mark.parametrize("spec", ["2.3", "2.4"])
+    @pytest.mark.parametrize("kind", ["text", "stream", "file"])
+    @pytest.mark.parametrize("where", ["middleware", "decorator", "both"])
+    def test_a_permit_is_held_while_a_body_is_sent_and_not_by_a_background_task(
+        self, where: str, kind: str, spec: str, tmp_path: Path
+    ) -> None:
+        """spec: older servers have Starlette send streams and files from a task of its own."""
+        path = tmp_path / "file"
+        path.write_bytes(b"x" * 100_000)
+        go = asyncio.Event()
+        first_only = [go]
+
+        async def background() -> None:
+            if first_only:
+                await first_only.pop().wait()
+
+        async def parts() -> Any:
+            yield b"one"
+            yield b"two"
+
+        async def answer(request: Request) -> Any:
+            task = BackgroundTask(background)
+            if kind == "text":
+                return PlainTextResponse("x", background=task)
+            if kind == "file":
+                return FileResponse(path, background=task)
+            return StreamingResponse(parts(), background=task)
+
+        async def run() -> list[int]:
+            held = Concurrency(1)
+            endpoint = answer if where == "middleware" else limit(held)(answer)
+            limits = [] if where == "decorator" else [Middleware(RateLimitMiddleware, limits=held)]
+            app = app_of(endpoint, middleware=limits)
+            begun, sending, ended = (asyncio.Event() for _ in range(3))
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.body":
+                    begun.set()
+                    await sending.wait()  # the client reads slowly
+                    if not message.get("more_body"):
+                        ended.set()
+
+            async def receive() -> Any:
+                await asyncio.Event().wait()
+
+            asgi = {"version": "3.0", "spec_version": spec}
+            scope = scope_of("/answer", asgi=asgi)
+            first = asyncio.ensure_future(app(scope, receive, send))
+            await asyncio.wait_for(begun.wait(), 30)
+            found = [(await call(app, "/answer", asgi=asgi)).status]
+            sending.set()
+            await asyncio.wait_for(ended.wait(), 30)
+            for _ in range(10):  # it comes back after the last message, before the task has ended
+                await asyncio.sleep(0)
+            found.append((await call(app, "/answer", asgi=asgi)).status)
+            assert not first.done()
+            go.set()
+            await first
+            return found
+
+        assert asyncio.run(asyncio.wait_for(run(), 30)) == [429, 200]
+
+    @pytest.mark.parametrize("where", ["middleware", "decorator"])
+    def test_a_client_that_leaves_takes_its_permit_from_a_background_task(self, where: str) -> None:
+        async def run() -> list[int]:
+            running, rest = asyncio.Event(), asyncio.Event()
+
+            async def background() -> None:
+                running.set()
+                await rest.wait()
+
+            async def parts() -> Any:
+                yield b"one"
+                await asyncio.Event().wait()
+
+            async def stream(request: Request) -> Any:
+                return StreamingResponse(parts(), background=BackgroundTask(background))
+
+            async def ok(request: Request) -> Any:
+                return PlainTextResponse("ok")
+
+            held = Concurrency(1, scope="one")
+            store = MemoryStore()
+            if where == "decorator":
+                app = app_of(*(limit(held, store=store)(one) for one in (stream, ok)))
+            else:
+                app = app_of(stream, ok, middleware=[Middleware(RateLimitMiddleware, limits=held)])
+            left = asyncio.Event()
+
+            async def receive() -> Any:
+                await left.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                pass
+
+            asgi = {"version": "3.0", "spec_version": "2.3"}
+            scope = scope_of("/stream", asgi=asgi)
+            first = asyncio.ensure_future(app(scope, receive, send))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            found = [(await call(app, "/ok")).status]
+            left.set()
+            await asyncio.wait_for(running.wait(), 30)
+            found.append((await call(app, "/ok")).status)
+            rest.set()
+            await first
+            return found
+
+        assert asyncio.run(asyncio.wait_for(run(), 30)) == [429, 200]
+
     def test_callables_are_given_a_request(self) -> None:
         seen: list[type] = []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -170,6 +172,70 @@ def test_a_permit_is_free_after_an_error_and_after_a_refusal() -> None:
         for _ in range(2):
             with pytest.raises(RateLimitTimeout, match="Over the quota"):
                 client.get("https://a.example/")
+
+
+def test_permits_of_streams_that_were_not_closed_end_with_their_client() -> None:
+    store = MemoryStore()
+    with client_of(concurrency=1, answer=Streams(), store=store) as client:
+        response = client.send(client.build_request("GET", "https://a.example/"), stream=True)
+        with pytest.raises(RateLimitTimeout, match="1 requests of"):
+            client.get("https://a.example/", timeout=0.01)
+    with client_of(concurrency=1, answer=Streams(), store=store, timeout=0.01) as other:
+        for _ in range(2):
+            assert other.get("https://a.example/").status_code == 200
+        with other.stream("GET", "https://a.example/"):
+            response.close()  # late: it ends no permit but its own
+            with pytest.raises(RateLimitTimeout):
+                other.get("https://a.example/")
+
+
+def test_the_permit_of_a_stream_that_is_dropped_ends_with_it() -> None:
+    with client_of(concurrency=1, answer=Streams(), timeout=0.01) as client:
+        for _ in range(3):
+            response = client.send(client.build_request("GET", "https://a.example/"), stream=True)
+            assert response.status_code == 200
+            del response
+            gc.collect()
+
+
+@RUNS
+def test_permits_of_tasks_end_with_their_client_and_with_a_stream_that_is_dropped(run: Any) -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        responses = []
+
+        async def opens(client: httpx.AsyncClient) -> None:
+            request = client.build_request("GET", "https://a.example/")
+            responses.append(await client.send(request, stream=True))
+
+        for _ in range(2):
+            transport = AsyncRateLimitTransport(
+                concurrency=1, transport=Streams(), store=store, timeout=0.01
+            )
+            async with httpx.AsyncClient(transport=transport) as client:
+                for _ in range(3):
+                    responses.clear()
+                    gc.collect()
+                    await opens(client)
+        await responses.pop().aclose()
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_permits_in_shared_stores_end_with_a_stream_and_with_a_client(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "redis":
+        store = request.getfixturevalue("redis_url")
+    else:
+        store = f"sqlite:///{tmp_path / 'limits'}"
+    for _ in range(2):
+        with client_of(concurrency=1, answer=Streams(), store=store, timeout=20) as client:
+            for _ in range(2):
+                wanted = client.build_request("GET", "https://a.example/")
+                assert client.send(wanted, stream=True).status_code == 200
+                gc.collect()
 
 
 def test_a_response_may_be_closed_by_another_thread(start: Callable[..., Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import headway
 pytest.importorskip("aiohttp")
 
 from aiohttp import WSServerHandshakeError, web
+from aiohttp.payload import AsyncIterablePayload
 from aiohttp.test_utils import TestClient, TestServer
 
 from headway.contrib.aiohttp import (
@@ -306,6 +308,98 @@ def test_a_permit_is_held_as_long_as_a_response_is_streamed() -> None:
             assert await first.content.read() == b"two"
 
     run(made(RateLimit(Concurrency(1)), slow=slow), play)
+
+
+@pytest.mark.parametrize("kind", ["generator", "file", "payload"])
+def test_a_permit_is_held_until_a_body_is_sent_that_outlives_its_handler(kind: str) -> None:
+    live = most = 0
+    go = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        nonlocal live, most
+        live += 1
+        most = max(most, live)
+        try:
+            yield b"one,"
+            await go.wait()
+            yield b"two"
+        finally:
+            live -= 1
+
+    class File(io.RawIOBase):
+        """One whose end is read when `go` is set; aiohttp reads it in a thread."""
+
+        def __init__(self) -> None:
+            self.parts = [b"one,", b"two", b""]
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = self.parts.pop(0)
+            if found == b"two":
+                assert loop is not None
+                asyncio.run_coroutine_threadsafe(go.wait(), loop).result(DEADLINE_S)
+            return found
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def body(request: web.Request) -> web.StreamResponse:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        if kind == "file":
+            return web.Response(body=File())
+        if kind == "payload":
+            return web.Response(body=AsyncIterablePayload(parts()))
+        return web.Response(body=parts())
+
+    async def play(client: Client) -> None:
+        async with client.get("/body") as first:
+            assert await first.content.read(4) == b"one,"
+            assert await statuses(client, "/body", "/") == [429, 429]
+            go.set()
+            assert await first.content.read() == b"two"
+        assert await statuses(client, "/body", "/") == [200, 200]
+        assert most <= 1
+
+    run(made(RateLimit(Concurrency(1)), body=body), play)
+
+
+def test_a_permit_comes_back_where_a_body_ends_early_or_another_response_is_sent() -> None:
+    instead = False
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 100_000
+
+    async def body(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=endless())
+
+    @web.middleware
+    async def other(request: web.Request, handler: Any) -> web.StreamResponse:
+        response: web.StreamResponse = await handler(request)
+        return web.Response(text="instead") if instead else response
+
+    async def play(client: Client) -> None:
+        nonlocal instead
+        async with client.get("/body") as first:
+            await first.content.read(1)
+            first.connection.transport.abort()
+        instead = True
+        await until_it_is(client, "/body", 200)
+        assert await statuses(client, "/body", "/body") == [200, 200]
+
+    app = web.Application(middlewares=[other])
+    app.router.add_get("/body", body)
+    RateLimit(Concurrency(1)).setup(app)
+    run(app, play)
+
+
+async def until_it_is(client: Client, path: str, status: int) -> None:
+    end = asyncio.get_running_loop().time() + DEADLINE_S
+    while await statuses(client, path) != [status]:
+        assert asyncio.get_running_loop().time() < end, f"{path} is never {status}"
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("path", ["/", "/stream", "/file", "/raising", "/nothing-here"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -266,6 +268,20 @@ def test_a_body_that_is_closed_before_it_was_read_gives_its_permit_back() -> Non
     for _ in range(3):
         body_of(app).close()
     assert status_of(app) == "200 OK"
+
+
+def test_a_body_that_is_dropped_without_being_closed_gives_its_permit_back(tmp_path: Path) -> None:
+    for store in (None, f"sqlite:///{tmp_path / 'limits'}"):
+        app = RateLimitMiddleware(streaming, Concurrency(1), store=store)
+        for _ in range(3):
+            status: list[str] = []
+            environ = {"REQUEST_METHOD": "GET", "REMOTE_ADDR": "192.0.2.1"}
+            app(environ, lambda line, fields, info=None, status=status: status.append(line))
+            del environ
+            gc.collect()
+        end = time.monotonic() + 30
+        while status_of(app) != "200 OK":  # a store that is shared is told by another thread
+            assert time.monotonic() < end
 
 
 def test_facts_read_paths_and_headers_as_wsgi_hands_them_over() -> None:

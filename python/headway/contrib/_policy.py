@@ -22,6 +22,7 @@ from headway._forks import open_after_fork
 from headway.contrib._entries import Entry, Limits, order_of, rules_of
 from headway.contrib._facts import Facts
 from headway.contrib._headers import HEADERS, RESETS
+from headway.contrib._held import Held
 from headway.contrib._keys import (
     ClientAddress,
     KeyLike,
@@ -291,6 +292,8 @@ class Policy:
         except StoreUnavailableError as error:
             self._unavailable(ask, verdict, error)
         else:
+            if not verdict.permits:
+                verdict.permits = Held()
             verdict.permits.append(permit)
             if self._down:
                 self._answers_again()

@@ -13,8 +13,8 @@
 
 `setup` adds a middleware, which decides, and a signal's handler, which puts the fields into every
 response as it is about to be sent: streams, files, errors and WebSocket handshakes too. A permit of
-`Concurrency` is held until the handler has returned, which for a WebSocket or a stream is its end,
-and for a file until it is sent. Callables of your own are given the request, and may be coroutine
+`Concurrency` is held until the response is sent with all its body, that of a WebSocket until its
+end. Callables of your own are given the request, and may be coroutine
 functions.
 """
 
@@ -228,24 +228,35 @@ async def _guarded(
         await verdict.release_async()
         raise
     if verdict.permits:
-        if isinstance(response, web.FileResponse):
+        if isinstance(response, web.StreamResponse) and not response.prepared:
             _release_when_sent(response, verdict)
-        else:
+        else:  # the handler has sent it
             await verdict.release_async()
     return response
 
 
-def _release_when_sent(response: web.FileResponse, verdict: Verdict) -> None:
-    """A file is sent after its handler has returned, by `prepare`."""
-    prepare = response.prepare
+def _release_when_sent(response: web.StreamResponse, verdict: Verdict) -> None:
+    """After a handler has returned aiohttp calls `prepare`, which sends a file, and `write_eof`,
+    which sends any other body. Where something else is sent instead, the permits end when the
+    response is dropped.
+    """
+    prepare, write_eof = response.prepare, response.write_eof
 
     async def preparing(request: web.BaseRequest) -> Any:
         try:
             return await prepare(request)
+        except BaseException:
+            await verdict.release_async()
+            raise
+
+    async def ending(*data: bytes) -> None:
+        try:
+            await write_eof(*data)
         finally:
             await verdict.release_async()
 
     response.prepare = preparing  # type: ignore[method-assign]
+    response.write_eof = ending  # type: ignore[method-assign,assignment]
 
 
 async def _denied(

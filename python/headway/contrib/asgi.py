@@ -192,7 +192,7 @@ class RateLimitMiddleware:
             sending = telling(send, told, policy.headers, policy.reset)
         try:
             if verdict.permits:
-                sending = _releasing(sending, verdict)
+                receive, sending = releasing(receive, sending, verdict)
             if verdict.status == 200:
                 await self.app(scope, receive, sending)
             else:
@@ -299,30 +299,32 @@ def _adding(send: Send, verdict: Verdict) -> Send:
     return sending
 
 
-def _releasing(send: Send, verdict: Verdict) -> Send:
-    """`send`, which gives permits back with the last of a body: background tasks hold none.
+def releasing(receive: Receive, send: Send, verdict: Verdict) -> tuple[Receive, Send]:
+    """Both, such that permits are given back with the last of a body, or when the client leaves.
 
-    A permit is its task's. A body that another task sends is waited for by the one that holds it.
+    Background tasks hold none: they run after that.
     """
-    holder = _task()
+
+    async def receiving() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            await verdict.release_async()
+        return message
 
     async def sending(message: Message) -> None:
         await send(message)
-        ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if ended and holder is not None and _task() is holder:
+        if ends_a_body(message):
             await verdict.release_async()
 
-    return sending
+    return receiving, sending
 
 
-def _task() -> object:
-    """The task that runs; None outside of asyncio."""
-    from asyncio import current_task
-
-    try:
-        return current_task()
-    except RuntimeError:
-        return None
+def ends_a_body(message: Message) -> bool:
+    """Whether nothing of an HTTP response is to be sent after this message."""
+    kind = message["type"]
+    if kind == "http.response.body":
+        return not message.get("more_body", False)
+    return bool(kind == "http.response.pathsend")
 
 
 async def refuse(send: Send, verdict: Verdict, accept: str | None, prefix: str = "") -> None:

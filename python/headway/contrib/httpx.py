@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
-from weakref import ref
+from weakref import finalize, ref
 
 from headway._checks import positive_int
 from headway._core import AsyncThrottled, RateLimitResult, Throttled
@@ -155,6 +155,7 @@ class _Limits(Generic[_L]):
                 raise DataError(str(error)) from None
         self.concurrency = concurrency
         self.timeout = timeout
+        self._held = _Held()
         self._key, self._cost, self._prefix = key, cost, key_prefix
         self.store = from_any("memory://" if store is None else store)
         made = make(using=using, quota=quota or "1/s", store=self.store, key_prefix=key_prefix,
@@ -268,7 +269,7 @@ class RateLimitTransport(_Limits[Throttled], httpx.BaseTransport):
         if response.is_closed:  # read already, as httpx' own mock does it
             permit.__exit__(None, None, None)
         else:
-            response.stream = _HeldStream(response.stream, permit)
+            response.stream = _HeldStream(response.stream, permit, self._held)
         return response
 
     def _take(self, request: httpx.Request, key: str, cost: int, waits: _Waits) -> None:
@@ -278,7 +279,11 @@ class RateLimitTransport(_Limits[Throttled], httpx.BaseTransport):
                 raise self._denied(request, key, waits, result)
 
     def close(self) -> None:
-        self.transport.close()
+        """Close the transport within. Streams that are still open hold no permits any more."""
+        try:
+            self.transport.close()
+        finally:
+            self._held.drop_all()
 
     def __enter__(self) -> "RateLimitTransport":
         self.transport.__enter__()
@@ -290,7 +295,10 @@ class RateLimitTransport(_Limits[Throttled], httpx.BaseTransport):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        self.transport.__exit__(exc_type, exc_value, traceback)
+        try:
+            self.transport.__exit__(exc_type, exc_value, traceback)
+        finally:
+            self._held.drop_all()
 
 
 class AsyncRateLimitTransport(_Limits[AsyncThrottled], httpx.AsyncBaseTransport):
@@ -338,7 +346,7 @@ class AsyncRateLimitTransport(_Limits[AsyncThrottled], httpx.AsyncBaseTransport)
         if response.is_closed:
             await permit.__aexit__(None, None, None)
         else:
-            response.stream = _AsyncHeldStream(response.stream, permit)
+            response.stream = _AsyncHeldStream(response.stream, permit, self._held)
         return response
 
     async def _take(self, request: httpx.Request, key: str, cost: int, waits: _Waits) -> None:
@@ -348,7 +356,11 @@ class AsyncRateLimitTransport(_Limits[AsyncThrottled], httpx.AsyncBaseTransport)
                 raise self._denied(request, key, waits, result)
 
     async def aclose(self) -> None:
-        await self.transport.aclose()
+        """Close the transport within. Streams that are still open hold no permits any more."""
+        try:
+            await self.transport.aclose()
+        finally:
+            self._held.drop_all()
 
     async def __aenter__(self) -> "AsyncRateLimitTransport":
         await self.transport.__aenter__()
@@ -360,15 +372,49 @@ class AsyncRateLimitTransport(_Limits[AsyncThrottled], httpx.AsyncBaseTransport)
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        await self.transport.__aexit__(exc_type, exc_value, traceback)
+        try:
+            await self.transport.__aexit__(exc_type, exc_value, traceback)
+        finally:
+            self._held.drop_all()
+
+
+class _Held:
+    """The permits of responses that are not closed yet, by the identity of each permit.
+
+    A permit ends once: with its response, or with the transport, or when its response is dropped.
+    """
+
+    __slots__ = ("_permits",)
+
+    def __init__(self) -> None:
+        self._permits: dict[int, Any] = {}
+
+    def add(self, stream: object, permit: object) -> None:
+        """Hold a permit as long as `stream` lives."""
+        self._permits[id(permit)] = permit
+        finalize(stream, self.drop, permit).atexit = False
+
+    def take(self, permit: object) -> bool:
+        """Whether the permit has not ended yet; the caller ends it then."""
+        return self._permits.pop(id(permit), None) is not None
+
+    def drop(self, permit: Any) -> None:
+        """End a permit without waiting: a server is told in the background."""
+        if self.take(permit):
+            leave = getattr(permit, "__aexit__", None) or permit.__exit__
+            leave(GeneratorExit, None, None)  # as where a block is closed: nothing to await
+
+    def drop_all(self) -> None:
+        for permit in list(self._permits.values()):
+            self.drop(permit)
 
 
 class _HeldStream(httpx.SyncByteStream):
     """A response's body, at the end of which its permit is free."""
 
-    def __init__(self, stream: Any, permit: SyncSemaphore) -> None:
-        self._stream, self._permit = stream, permit
-        self._held = True
+    def __init__(self, stream: Any, permit: SyncSemaphore, held: _Held) -> None:
+        self._stream, self._permit, self._held = stream, permit, held
+        held.add(self, permit)
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._stream
@@ -377,17 +423,16 @@ class _HeldStream(httpx.SyncByteStream):
         try:
             self._stream.close()
         finally:
-            if self._held:
-                self._held = False
+            if self._held.take(self._permit):
                 self._permit.__exit__(None, None, None)
 
 
 class _AsyncHeldStream(httpx.AsyncByteStream):
     """The same, awaited."""
 
-    def __init__(self, stream: Any, permit: AsyncSemaphore) -> None:
-        self._stream, self._permit = stream, permit
-        self._held = True
+    def __init__(self, stream: Any, permit: AsyncSemaphore, held: _Held) -> None:
+        self._stream, self._permit, self._held = stream, permit, held
+        held.add(self, permit)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for part in self._stream:
@@ -397,8 +442,7 @@ class _AsyncHeldStream(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            if self._held:
-                self._held = False
+            if self._held.take(self._permit):
                 await self._permit.__aexit__(None, None, None)
 
 

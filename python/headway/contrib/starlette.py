@@ -11,7 +11,7 @@ it problem details. Endpoints may be plain or coroutine functions, methods, and 
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, TypeVar, cast
 
@@ -41,11 +41,18 @@ from headway.contrib import (
     user,
 )
 from headway.contrib._bare import refuse_bare
+from headway.contrib._held import Held
 from headway.contrib._keys import KeyLike
 from headway.contrib._rules import Exempt, QuotaSource, RuleLike
 from headway.contrib._verdict import all_fields, give_back_where_denied
 from headway.contrib._views import rules_of_view
-from headway.contrib.asgi import VERDICTS, RateLimitHeaders, ScopeFacts, refuse_websocket
+from headway.contrib.asgi import (
+    VERDICTS,
+    RateLimitHeaders,
+    ScopeFacts,
+    ends_a_body,
+    refuse_websocket,
+)
 from headway.exceptions import SetUpError
 
 __all__ = [
@@ -142,7 +149,8 @@ def limit(
     it counts; by default it is called as the function is, and counts by module and name. Rules that
     share a name or a scope, and a store, share counts.
     The rest: see `Policy`; callables are given the Request. A `Concurrency` is held while the
-    function runs: for a WebSocket that is as long as the connection.
+    function runs, for a WebSocket that is as long as the connection; a response that the function
+    returns holds it until its body is sent.
 
     The request may be any argument, but must be one. Where the endpoint returns a Response of any
     type the fields are added to it.
@@ -216,7 +224,10 @@ class Endpoint:
                 await deny_websocket(connection, verdict)
                 return None
             told.check()
-            return told.tell(await self.function(*args, **kwargs), response)
+            answer = told.tell(await self.function(*args, **kwargs), response)
+            if verdict.permits:
+                hold(answer, verdict)
+            return answer
         except RateLimitExceeded as denial:
             told.tell_denial(denial)
             raise
@@ -237,7 +248,10 @@ class Endpoint:
         told = Telling(connection, verdict, self.policy)
         try:
             told.check()
-            return told.tell(self.function(*args, **kwargs), response)
+            answer = told.tell(self.function(*args, **kwargs), response)
+            if verdict.permits:
+                hold(answer, verdict)
+            return answer
         except RateLimitExceeded as denial:
             told.tell_denial(denial)
             raise
@@ -289,6 +303,51 @@ class Telling:
 
     def _fields(self) -> list[tuple[str, str]]:
         return all_fields(self.told, self.policy.headers, self.policy.reset)
+
+
+HELD = "_headway_held"
+"""Where a response has the permits that end with its body."""
+
+
+def hold(answer: Any, verdict: Verdict) -> None:
+    """Have a response that an endpoint returns hold the verdict's permits until it is sent.
+
+    A response that has no place for them leaves them to the verdict, which ends them at once.
+    """
+    if not isinstance(answer, Response) or not hasattr(answer, "__dict__"):
+        return
+    kind = type(answer)
+    answer.__class__ = kind if HELD in kind.__dict__ else _holding(kind)  # type: ignore[arg-type]
+    setattr(answer, HELD, verdict.permits)
+    verdict.permits = []
+
+
+@lru_cache(256)
+def _holding(kind: type[Response]) -> type[Response]:
+    """A response of the same kind, which gives back permits when it has been sent."""
+
+    async def sent(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        held = getattr(self, HELD) or Held()
+        setattr(self, HELD, None)
+
+        async def receiving() -> asgi.Message:
+            message: asgi.Message = await receive()
+            if message["type"] == "http.disconnect":
+                held.drop()
+            return message
+
+        async def sending(message: asgi.Message) -> None:
+            await send(message)
+            if ends_a_body(message):
+                held.drop()
+
+        try:
+            await kind.__call__(self, scope, receiving, sending)
+        finally:
+            held.drop()
+
+    names = {"__call__": sent, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), {HELD: None, **names})
 
 
 def put(response: Response, found: list[tuple[str, str]]) -> None:
