@@ -7,7 +7,7 @@ sends them as JSON. All choose, sort and cut in one way: `Snapshot.of`.
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 __all__ = ["SORTS", "KeyActivity", "Snapshot", "Source", "after", "rank", "text_of"]
@@ -40,6 +40,13 @@ class KeyActivity:
     last_seen: float
     """Seconds since the epoch; 0.0 where a store cannot tell."""
 
+    def as_json(self) -> dict[str, Any]:
+        """What the service answers of it, ready for `json.dumps`."""
+        return {name: getattr(self, name) for name in _SENT}
+
+
+_SENT = tuple(name for name in KeyActivity.__slots__ if name != "last_seen")
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -56,15 +63,15 @@ class Snapshot:
 
     def as_json(self) -> dict[str, Any]:
         """What `GET /v1/keys` of the service answers, ready for `json.dumps`."""
-        keys = [asdict(key) for key in self.keys]
-        for key in keys:
-            del key["last_seen"]
+        return {**self.totals_as_json(), "keys": [key.as_json() for key in self.keys]}
+
+    def totals_as_json(self) -> dict[str, Any]:
+        """`as_json` without the keys."""
         return {
             "now": self.now,
             "admitted": self.admitted,
             "denied": self.denied,
             "total": self.total,
-            "keys": keys,
         }
 
     @classmethod

@@ -18,13 +18,13 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from headway._core import RateLimitResult
-from headway._snapshot import SORTS, KeyActivity, Snapshot, Source, after, text_of
+from headway._snapshot import SORTS, KeyActivity, Snapshot, Source, after, rank, text_of
 from headway.exceptions import SetUpError
 from headway.hooks import AsyncHook, Hook, HookContext
 
@@ -73,6 +73,10 @@ class Family:
 _Ident = tuple[str | bytes, str, str, str]
 _Seen = tuple[_Ident, int, int, int, RateLimitResult | None, float]
 """An entry as a snapshot sees it: admitted, denied, waiting, the last result, when it was seen."""
+_Candidate = tuple[float, str, tuple[str, str, str], int, _Seen]
+"""Its rank, what decides among equals, a number of its own, and the entry."""
+_AT_ONCE = 32
+"""Keys of a step of a snapshot; a search in long keys takes some microseconds for each."""
 _FIRST: dict[str, Callable[[_Seen], float]] = {
     "admitted": lambda seen: -seen[1],
     "denied": lambda seen: -seen[2],
@@ -187,28 +191,68 @@ class Activity:
 
     def snapshot(self, search: str = "", sort: str = "denied", limit: int = 100) -> Snapshot:
         """The first `limit` keys in the order of `sort` (one of `SORTS`) with `search` in them."""
-        monotonic, now = time.monotonic(), time.time()
+        looking = self._looking(search, sort, limit, self.max_keys)
+        while True:
+            try:
+                next(looking)
+            except StopIteration as end:
+                snapshot: Snapshot = end.value
+                return snapshot
+
+    def snapshot_in_steps(
+        self, search: str = "", sort: str = "denied", limit: int = 100
+    ) -> Generator[None, None, Snapshot]:
+        """`snapshot` for an event loop: it yields after some keys, and returns what it has found.
+
+        Keys that are counted meanwhile are seen as they are when their turn comes.
+        """
+        return self._looking(search, sort, limit, _AT_ONCE)
+
+    def totals(self) -> tuple[int, int, int]:
+        """How many requests were admitted and denied, and how many keys are known."""
         with self._lock:
             admitted = sum(family.admitted for family in self._families.values())
             denied = sum(family.denied for family in self._families.values())
-            seen: list[_Seen] = [
-                (ident, entry.admitted, entry.denied, entry.waiting, entry.result, entry.seen)
-                for ident, entry in self._entries.items()
-            ]
-        wanted = search.casefold()
-        if wanted:
-            seen = [one for one in seen if wanted in text_of(one[0][0]).casefold()]
-        total, first = len(seen), _FIRST.get(sort)
-        if first is not None and total > limit >= 0:
-            # Chosen before they are made: of ten thousand, a hundred are looked at.
-            # By text, since a key may be bytes, which are in no order with text.
-            order = lambda one: (first(one), text_of(one[0][0]), one[0][1:])  # noqa: E731
-            seen = heapq.nsmallest(limit, seen, order)
-        keys = [
-            _key_activity(*ident[:3], n_admitted, n_denied, waiting, result, monotonic - at, now)
-            for ident, n_admitted, n_denied, waiting, result, at in seen
-        ]
-        return replace(Snapshot.of(now, admitted, denied, keys, "", sort, limit), total=total)
+            return admitted, denied, len(self._entries)
+
+    def _looking(
+        self, search: str, sort: str, limit: int, at_once: int
+    ) -> Generator[None, None, Snapshot]:
+        """A snapshot in steps of `at_once` keys; each step's keys are of one instant."""
+        monotonic, now = time.monotonic(), time.time()
+        with self._lock:
+            admitted, denied, _ = self.totals()
+            entries = list(self._entries.items())
+            seen = _seen(entries[:at_once])
+        nothing = Snapshot.of(now, admitted, denied, (), "", sort, limit)  # checks the arguments
+        wanted, order = search.casefold(), _FIRST.get(sort)
+        best: list[_Candidate] = []
+        total = 0
+        for start in range(0, len(entries), at_once):
+            if start:
+                yield
+                with self._lock:
+                    seen = _seen(entries[start : start + at_once])
+            found = []
+            last = best[-1][:3] if len(best) == limit > 0 else None
+            for one in seen:
+                text = text_of(one[0][0])
+                if wanted and wanted not in text.casefold():
+                    continue
+                total += 1
+                # "remaining" has to be worked out; the others are ranked before a key is made.
+                first = order(one) if order else rank(_key_activity(one, monotonic, now), sort)
+                place = (first, text, one[0][1:])
+                if last is None or place < last:
+                    found.append((*place, total, one))
+            if found and limit:
+                best = heapq.nsmallest(limit, best + found)
+        keys = []
+        for number, candidate in enumerate(best):
+            if number and not number % at_once:
+                yield
+            keys.append(_key_activity(candidate[-1], monotonic, now))
+        return replace(nothing, total=total, keys=tuple(keys))
 
     def families(self) -> list[Family]:
         """Copies of the counts of each algorithm and kind of store, for collectors of metrics."""
@@ -322,18 +366,18 @@ class AsyncActivityHook(AsyncHook):
         return result
 
 
-def _key_activity(
-    key: str | bytes,
-    algorithm: str,
-    quota: str,
-    admitted: int | None,
-    denied: int | None,
-    waiting: int,
-    result: RateLimitResult | None,
-    age: float,
-    now: float,
-) -> KeyActivity:
-    """A key as it is `age` seconds after its last decision."""
+def _seen(entries: list[tuple[_Ident, _Entry]]) -> list[_Seen]:
+    """Entries as they are. The lock is held."""
+    return [
+        (ident, entry.admitted, entry.denied, entry.waiting, entry.result, entry.seen)
+        for ident, entry in entries
+    ]
+
+
+def _key_activity(seen: _Seen, monotonic: float, now: float) -> KeyActivity:
+    """An entry as it is now, some time after its last decision."""
+    (key, algorithm, quota, _), admitted, denied, waiting, result, at = seen
+    age = max(0.0, monotonic - at)
     limit = remaining = None
     reset_after = 0.0
     if result is not None:

@@ -1,4 +1,4 @@
-"""What a connection may cost: pipelined requests, answers that are not read, and too many of them."""
+"""What a connection may cost: pipelined requests, answers that are not read, too many of them."""
 
 from __future__ import annotations
 
@@ -130,10 +130,10 @@ class TestPipelinedRequests:
         for size in sizes:
             body = b'{"key": "k", "quota": "1000/h"' + b" " * size + b"}"
             body += b"\n" * size
-            data += (
-                b"POST /v1/limit HTTP/1.1\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
-                % (ALICE.encode(), len(body), body)
+            head = (
+                b"POST /v1/limit HTTP/1.1\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
             )
+            data += head % (ALICE.encode(), len(body)) + body
         with ServiceProcess("--max-body", "200000", tokens=TOKENS) as service:
             for step in (len(data), 50_000, 4_001):
                 with service.socket() as sock:

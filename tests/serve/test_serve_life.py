@@ -138,6 +138,31 @@ class TestWithoutTokens:
                 assert said.status == 200
             assert said.json["remaining"] == 3  # two of five were taken
 
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            b"Host: evil.com@localhost\r\n",
+            b"Host: localhost#evil\r\n",
+            b"Host: localhost/evil\r\n",
+            b"Host: localhost:80:80\r\n",
+            b"Host: \r\n",
+            b"Host: evil.example\r\nHost: localhost\r\n",
+            b"Host: localhost\r\nHost: localhost\r\n",
+            b"Host: localhost\r\nOrigin: evil://localhost\r\n",
+            b"Host: localhost\r\nOrigin: null\r\n",
+            b"Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://localhost\r\n",
+        ],
+    )
+    def test_a_host_or_origin_that_only_looks_local_is_refused(self, headers: bytes) -> None:
+        with ServiceProcess() as service, service.socket() as sock:
+            sock.sendall(b"GET /v1/keys HTTP/1.1\r\nConnection: close\r\n" + headers + b"\r\n")
+            assert read_all(sock).split()[1] in (b"400", b"403")
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8787", "127.9.9.9"])
+    def test_a_local_host_is_served(self, host: str) -> None:
+        with ServiceProcess() as service:
+            assert service.ask("GET", "/v1/keys", headers={"Host": host}).status == 200
+
     def test_metrics_can_be_public(self) -> None:
         with ServiceProcess("--metrics-public", tokens=TOKENS) as service:
             assert service.get("/metrics").status == 200
@@ -186,6 +211,39 @@ class TestTls:
             read_all(sock)
             assert time.monotonic() - started < 10
 
+    def test_a_renewed_certificate_is_read_by_a_signal(
+        self, certificates: Certificates, tmp_path: Path
+    ) -> None:
+        paths = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+        def write(certificate: Path, key: Path) -> None:
+            paths[0].write_bytes(certificate.read_bytes())
+            paths[1].write_bytes(key.read_bytes())
+
+        def shown() -> str:
+            return ssl.get_server_certificate(service.address)
+
+        old, new = certificates.server, certificates.client
+        write(old.certificate, old.key)
+        options = ["--tls-cert", str(paths[0]), "--tls-key", str(paths[1])]
+        with ServiceProcess(*options, tokens=TOKENS) as service:
+            before = shown()
+            paths[0].write_bytes(new.certificate.read_bytes())  # and not its key yet
+            service.process.send_signal(signal.SIGHUP)
+            until(lambda: "stays as it was" in service.log, "the pair does not match")
+            assert shown() == before
+            write(new.certificate, new.key)
+            service.process.send_signal(signal.SIGHUP)
+            until(lambda: shown() != before, "the new certificate is shown")
+            assert (
+                shown().strip()
+                == ssl.DER_cert_to_PEM_cert(
+                    ssl.PEM_cert_to_DER_cert(
+                        "-----BEGIN" + new.certificate.read_text().partition("-----BEGIN")[2]
+                    )
+                ).strip()
+            )
+
     def test_a_key_of_another_certificate_is_refused(self, certificates: Certificates) -> None:
         error = refused(
             *("--listen", "127.0.0.1:0"),
@@ -223,6 +281,58 @@ class TestTheStore:
             assert not service.post("/v1/limit", question, ALICE).json["limited"]
         with ServiceProcess("--store", store, tokens=TOKENS) as service:
             assert service.post("/v1/limit", question, ALICE).json["limited"]
+
+
+SIGNALLED = """
+import os, sys
+class AtImport:  # a supervisor's signal comes while the service is being imported
+    def find_spec(self, name, path=None, target=None):
+        if name == "uvicorn" and AtImport in map(type, sys.meta_path):
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {number})
+at_import = AtImport()
+sys.meta_path.insert(0, at_import)
+from headway.cli import main
+sys.exit(main(["serve", "--listen", "127.0.0.1:0"]))
+"""
+
+
+class TestSignalsAtTheStart:
+    def test_a_reload_does_not_end_it(self) -> None:
+        with subprocess.Popen(
+            [sys.executable, "-c", SIGNALLED.format(number=int(signal.SIGHUP))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            try:
+                assert process.stdout.readline().startswith("headway serves on ")
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 0
+            finally:
+                process.kill()
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_stop_ends_it_with_0(self, number: int) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", SIGNALLED.format(number=int(number))],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    def test_an_error_leaves_the_signals_as_they_were(self) -> None:
+        program = (
+            "import signal, sys; from headway.cli import main\n"
+            "before = [signal.getsignal(n) for n in (1, 2, 15)]\n"
+            "assert main(['serve', '--listen', '192.0.2.1:0']) == 2\n"
+            "assert before == [signal.getsignal(n) for n in (1, 2, 15)]"
+        )
+        done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+        assert done.returncode == 0
 
 
 class TestStopping:

@@ -186,6 +186,30 @@ class TestTheFile:
         assert said in str(caught.value)
         assert "secret" not in str(caught.value)
 
+    def test_a_line_with_its_halves_the_wrong_way_round_is_refused_and_not_quoted(
+        self, file: Path
+    ) -> None:
+        file.write_text("good:token\n6f1c2f0a8d7b4e21:alice\n")
+        with pytest.raises(SetUpError, match=r"line 2.*TENANT:TOKEN") as caught:
+            read_tokens(str(file))
+        assert "6f1c" not in str(caught.value)
+
+    def test_a_short_token_is_warned_of_without_its_line(self) -> None:
+        with ServiceProcess(tokens=["6f1c2f0a8d7:alice", f"good:{ALICE}"]) as service:
+            service.stop()
+        assert "1 of the tokens have fewer than 16 characters" in service.log
+        assert "6f1c" not in service.log
+        assert "alice" not in service.log
+
+    @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+    def test_a_comment_ends_with_its_line(self, file: Path, end: str) -> None:
+        file.write_text(f"# staff {end} root:6f1c2f0a8d7b4e21:admin\nalice:{ALICE}\r\n")
+        assert read_tokens(str(file)) == {ALICE: ("alice", False)}
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_line(self, file: Path) -> None:
+        file.write_bytes(b"\xef\xbb\xbf" + f"alice:{ALICE}\n".encode())
+        assert read_tokens(str(file)) == {ALICE: ("alice", False)}
+
     def test_one_token_of_two_tenants_is_refused(self, file: Path) -> None:
         file.write_text("alice:secret\nbob:secret\n")
         with pytest.raises(SetUpError, match=r"line 2.*twice"):

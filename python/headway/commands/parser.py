@@ -35,7 +35,12 @@ class Parser(argparse.ArgumentParser):
         # argparse's own swallows a reader that went away.
         stream = file or sys.stderr
         if message and stream is not None:
-            stream.write(message)
+            try:
+                stream.write(message)
+            except UnicodeEncodeError:  # a help text has a few characters that ASCII has not
+                encoding = stream.encoding or "ascii"
+                text = message.replace("…", "...").replace("–", "-")
+                stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _one_line(text: str) -> str:

@@ -4,7 +4,7 @@ import sys
 
 from headway.commands import MISSING, UNAVAILABLE, WRONG
 from headway.commands.output import plain, say
-from headway.commands.parser import Missing, Parser
+from headway.commands.parser import Missing, Parser, Refused
 from headway.exceptions import BaseThrottledError, StoreUnavailableError
 from headway.serve.command import add_arguments, run
 
@@ -16,7 +16,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return run(args)
-    except (Missing, BaseThrottledError) as error:
+    except (Missing, Refused, BaseThrottledError) as error:
         say(f"headway serve: {plain(str(error))}", sys.stderr)
         if isinstance(error, Missing):
             return MISSING

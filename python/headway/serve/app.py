@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
+import json
 import logging
+import re
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from headway.activity import SORTS, Snapshot
 from headway.asyncio import Throttled
@@ -23,6 +26,7 @@ from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 from headway.serve import asking, proxy
 from headway.serve.answers import Answer, Refused, failure, json_answer
 from headway.serve.asking import shown
+from headway.serve.looking import Turns
 from headway.serve.pages import Pages
 from headway.serve.protocol import Guard, respond
 from headway.serve.tokens import Tenant, Tenants
@@ -45,6 +49,11 @@ _UNAUTHORIZED = failure(
 _UNAVAILABLE = failure(503, "The store cannot answer.", (b"retry-after", b"1"))
 _CLOSING = failure(503, "The service is about to stop.", (b"retry-after", b"1"))
 _WRONG = failure(500, "Something went wrong here; the service's log says what.")
+_TOO_MANY_WAIT = failure(
+    503, "Too many requests of this tenant wait for their turn.", (b"retry-after", b"1")
+)
+_LOGGED_EVERY_S = 10.0
+"""A store that cannot answer is logged so often, whatever is asked meanwhile."""
 _IDEMPOTENCY_KEY = b"idempotency-key"
 _INSTANCE = b"headway-instance"
 
@@ -108,6 +117,9 @@ class Service:
         self._pages = Pages()
         self._metrics: Any = None
         self._health: tuple[float, Answer] | None = None
+        self._checking: asyncio.Future[Answer] | None = None
+        self._turns = Turns()
+        self._logged = float("-inf")
         self._probe = Throttled(quota="1/s", store=store, key_prefix="headway.serve")
         self._closing: asyncio.Event | None = None
         self._stop = False
@@ -134,10 +146,18 @@ class Service:
         self._routes[path] = _Route(method, guarded, handler, other, reads and method == "GET")
 
     def use_tokens(self, tokens: dict[str, tuple[str, bool]] | None) -> None:
-        """Let exactly these tokens in from now on; None for everybody."""
+        """Let exactly these tokens in from now on; None for everybody.
+
+        Raises SetUpError where a tenant's store cannot be made; then all stays as it was.
+        """
         self.tenants.use(tokens)
         self._calls.forget()
         self._questions.forget()
+
+    def tidy(self) -> None:
+        """Forget what is over, also of tenants that ask nothing any more."""
+        for tenant in self.tenants.all():
+            tenant.remembered.forget_old()
 
     def stop(self) -> None:
         """Answer those who wait, so that the server can end."""
@@ -163,8 +183,7 @@ class Service:
         except (DataError, SetUpError) as error:
             answer = failure(400, str(error))
         except StoreUnavailableError as error:
-            self.store_failures += 1
-            _log.warning("The store cannot answer: %s", error)
+            self._count_failure(error)
             answer = _UNAVAILABLE
         except Exception:
             _log.exception("A request of %s %s failed", method, path)
@@ -181,10 +200,21 @@ class Service:
         body = b"" if method == "HEAD" else answer.body
         await send({"type": "http.response.body", "body": body})
 
+    def _count_failure(self, error: StoreUnavailableError) -> None:
+        self.store_failures += 1
+        now = time.monotonic()
+        if now - self._logged >= _LOGGED_EVERY_S:
+            self._logged = now
+            _log.warning(
+                "The store cannot answer (%d requests so far): %s", self.store_failures, error
+            )
+
     def _answer(
         self, route: _Route, scope: MutableMapping[str, Any], receive: Receive
     ) -> Awaitable[Answer]:
         headers = dict(scope["headers"])
+        if len(headers) < len(scope["headers"]):
+            _check_twice(scope["headers"])
         if not route.guarded:
             return route.handler(_Request(None, True, scope["query_string"], headers, receive))
         who = self.tenants.by_authorization(headers.get(b"authorization"))
@@ -231,7 +261,7 @@ class Service:
             work = asking.ANSWERED[what](question)
         if not waits and _IDEMPOTENCY_KEY not in request.headers:
             return await work
-        return await self._decide(request, work, (what, body), waits)
+        return await self._decide(request, work, b"%s %s" % (what.encode(), body), waits)
 
     async def _acquire(self, request: _Request) -> Answer:
         call = self._calls.read(request.tenant, request.query)
@@ -239,25 +269,25 @@ class Service:
         work = proxy.acquire(call)
         if not waits and _IDEMPOTENCY_KEY not in request.headers:
             return await work
-        return await self._decide(request, work, ("acquire", request.query), waits)
+        return await self._decide(request, work, b"acquire " + request.query, waits)
 
     async def _settle(self, request: _Request) -> Answer:
         await self._read_body(request, await request.receive())
         call = self._calls.read(request.tenant, request.query)
-        asked = ("settle", request.query)
+        asked = b"settle " + request.query
         return await self._decide(request, proxy.settle(call), asked, False)
 
     async def _decide(
         self,
         request: _Request,
         work: Coroutine[Any, Any, Answer],
-        asked: object,
+        asked: bytes,
         waits: bool,
     ) -> Answer:
         """Decide where a request may come again, or its client may leave while it waits."""
-        if waits and self._stop:
+        if waits and (self._stop or self._too_many_wait(request.tenant)):
             work.close()
-            return _CLOSING
+            return _CLOSING if self._stop else _TOO_MANY_WAIT
         idempotency_key = request.headers.get(_IDEMPOTENCY_KEY)
         if idempotency_key is None:
             return await self._decide_now_or_later(request, work, waits)
@@ -279,17 +309,25 @@ class Service:
         deciding = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(_left(request.receive))
         closing = asyncio.ensure_future(self._closing.wait())
+        tenant = request.tenant
         self.waiting += 1
+        tenant.waiting += 1
         try:
             await asyncio.wait((deciding, leaving, closing), return_when=asyncio.FIRST_COMPLETED)
             return await deciding if deciding.done() else _CLOSING
         finally:
             self.waiting -= 1
+            tenant.waiting -= 1
             for task in (deciding, leaving, closing):
                 if not task.done():
                     task.cancel()
                     with suppress(asyncio.CancelledError, Exception):
                         await task
+
+    def _too_many_wait(self, tenant: Tenant) -> bool:
+        """Whether a tenant has taken half of the connections that all tenants may have."""
+        several = len(self.tenants) > 1
+        return several and tenant.waiting >= max(1, self.guard.max_connections // 2)
 
     # ---- for those who watch
 
@@ -306,22 +344,18 @@ class Service:
         tenants = self.tenants.all() if request.admin else [request.tenant]
         if "tenant" in wanted:
             tenants = [tenant for tenant in tenants if tenant.name == wanted["tenant"]]
-        whose: dict[int, str] = {}
-        parts = []
-        for tenant in tenants:
-            part = tenant.activity.snapshot(search, sort, limit)
-            whose.update((id(key), tenant.name) for key in part.keys)
-            parts.append(part)
-        merged = Snapshot.merged(parts, sort, limit)
-        data = merged.as_json()
-        for key, row in zip(merged.keys, data["keys"], strict=True):
-            row["tenant"] = whose[id(key)]
-        return json_answer(data)
+        return await self._turns.take(request.tenant, _look(tenants, search, sort, limit))
 
     async def _healthz(self, request: _Request) -> Answer:
         loop = asyncio.get_running_loop()
         if self._health is not None and loop.time() < self._health[0]:
             return self._health[1]
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.ensure_future(self._check_health())
+        return await asyncio.shield(self._checking)
+
+    async def _check_health(self) -> Answer:
+        loop = asyncio.get_running_loop()
         try:
             await asyncio.wait_for(self._probe.peek("healthz"), _HEALTH_S)
             answer = json_answer({"status": "ok"})
@@ -336,7 +370,7 @@ class Service:
 
             self._metrics = Metrics(self)
         tenants = self.tenants.all() if request.admin else [request.tenant]
-        answer: Answer = self._metrics.answer(tenants)
+        answer: Answer = self._metrics.answer(tenants, request.admin)
         return answer
 
     def _page(self, path: str, scope: MutableMapping[str, Any]) -> Answer:
@@ -344,6 +378,29 @@ class Service:
             return failure(404, "There is nothing here.")
         seen = next((value for name, value in scope["headers"] if name == b"if-none-match"), None)
         return self._pages.get(path, seen) or failure(404, "There is nothing here.")
+
+
+def _look(
+    tenants: list[Tenant], search: str, sort: str, limit: int
+) -> Generator[None, None, Answer]:
+    """Answer with the first keys of some tenants, in steps."""
+    merged = Snapshot.merged([], sort, limit)
+    whose: dict[int, str] = {}
+    for tenant in tenants:
+        part = yield from tenant.activity.snapshot_in_steps(search, sort, limit)
+        whose.update((id(key), tenant.name) for key in part.keys)
+        both = (merged, part) if merged.total else (part,)
+        together = Snapshot.merged(both, sort, limit)
+        whose = {id(key): whose[id(key)] for key in together.keys}
+        merged = together
+        yield
+    rows = []
+    for key in merged.keys:
+        rows.append(json.dumps({**key.as_json(), "tenant": whose[id(key)]}, allow_nan=False))
+        if not len(rows) % 16:
+            yield
+    totals = json.dumps(merged.totals_as_json(), allow_nan=False)
+    return Answer(200, f'{totals[:-1]}, "keys": [{", ".join(rows)}]}}'.encode())
 
 
 async def _left(receive: Receive) -> None:
@@ -380,18 +437,39 @@ def _check_browser(headers: dict[bytes, bytes]) -> None:
     or a link of another site is asked for without an Origin, but Sec-Fetch-Site tells.
     """
     host, origin = headers.get(b"host"), headers.get(b"origin")
-    if host is not None and not _is_loopback(b"//" + host):
+    if host is not None and not _is_loopback(host):
         raise Refused.because(403, "Without tokens, only localhost is served.")
-    if origin is not None and (host is None or origin.partition(b"://")[2] != host):
+    if origin is not None and (
+        host is None or origin not in (b"http://" + host, b"https://" + host)
+    ):
         raise Refused.because(403, "Without tokens, other sites are not served.")
     if headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
         raise Refused.because(403, "Without tokens, other sites are not served.")
 
 
+_HOST = re.compile(rb"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+
+
 @functools.lru_cache(64)
-def _is_loopback(url: bytes) -> bool:
+def _is_loopback(host: bytes) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = (found[1] or found[2]).decode("ascii").lower()
     try:
-        host = (urlsplit(url).hostname or b"").decode("ascii")
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+_ONCE = frozenset({b"authorization", b"host", b"origin", _IDEMPOTENCY_KEY, _INSTANCE})
+
+
+def _check_twice(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a request that names itself, or its sender, more than once.
+
+    A proxy in front of the service may have looked at the other of the two.
+    """
+    names = [name for name, _ in headers if name in _ONCE]
+    if len(names) > len(set(names)):
+        raise Refused.because(400, "A header that may be sent once was sent more often.")

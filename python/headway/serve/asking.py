@@ -5,7 +5,8 @@
     POST /v1/reset   {"key": "alice", "quota": "100/m"}
 
 or {"requests": [...]} of up to `MOST_IN_BATCH` such objects, answered by {"results": [...]}. All of
-a batch is checked before any of it is decided.
+a batch is checked before any of it is decided. Where the store fails in the midst of a batch, what
+it could not decide has {"error": ...} for a result.
 
 Who is denied is answered by 200 and `"limited": true`: the question was answered. A number that is
 infinite is null, such as `retry_after` of a cost that can never fit.
@@ -22,8 +23,8 @@ from functools import partial
 from typing import Any
 
 from headway._core import ALGORITHMS, RateLimitResult, RateLimitState, parse_quota
-from headway.exceptions import DataError, SetUpError
-from headway.serve.answers import JSON, Answer, Refused
+from headway.exceptions import DataError, SetUpError, StoreUnavailableError
+from headway.serve.answers import JSON, Answer, Refused, failure
 from headway.serve.limiters import Kept, Limited
 from headway.serve.tokens import Tenant, Tenants
 
@@ -208,18 +209,31 @@ def _seconds(timeout: object, max_wait: float) -> float | None:
     )
 
 
+_FAILED = failure(503, "The store cannot answer.")
+"""In a batch of which other questions were decided."""
+
+
 async def answer_all(questions: list[Question], what: str) -> Answer:
-    """Decide a batch. Raises StoreUnavailableError."""
+    """Decide a batch. Raises StoreUnavailableError where the store has decided none of it."""
     # Together: on a server they are one write.
     asked = [ANSWERED[what](question) for question in questions]
     done = await asyncio.gather(*asked, return_exceptions=True)
     answers: list[Answer] = []
+    failed: StoreUnavailableError | None = None
     for one in done:
-        if isinstance(one, BaseException):
+        if isinstance(one, StoreUnavailableError):
+            failed = one
+            answers.append(_FAILED)
+        elif isinstance(one, BaseException):
             raise one
-        answers.append(one)
+        else:
+            answers.append(one)
+    charged = any(one.charged for one in answers)
+    if failed is not None and not charged:
+        raise failed
+    # What was charged must be answered, and remembered, beside what the store could not decide.
     body = b'{"results": [' + b", ".join(one.body for one in answers) + b"]}"
-    return Answer(200, body, charged=any(one.charged for one in answers))
+    return Answer(200, body, charged=charged)
 
 
 async def limit(question: Question) -> Answer:

@@ -7,7 +7,8 @@ import logging
 import sys
 from importlib.util import find_spec
 
-from headway.commands.parser import Missing, bounded, seconds
+from headway.commands.parser import Missing, Refused, bounded, seconds
+from headway.serve import early
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -22,7 +23,7 @@ examples:
   headway serve --listen 0.0.0.0:8787 --token-file tokens --tls-cert cert.pem --tls-key key.pem
 
 a token file holds TENANT:TOKEN in each line, with :admin after a token that sees all tenants;
-SIGHUP reads it again. SIGTERM stops the service when all requests are answered.
+SIGHUP reads it, and the certificate, again. SIGTERM stops the service when all are answered.
 
 exit codes: 0 stopped by a signal, 2 wrong argument, file or address, 3 something must be installed,
 69 the store cannot be used"""
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="memory://",
         metavar="URL",
         help="where the state is kept: memory:// (default), redis://…, sqlite:///…, shm:///…",
+    )
+    add(
+        "--max-keys",
+        type=bounded(1, 100_000_000),
+        metavar="N",
+        help="keys of each tenant in memory:// (default: 65536); a tenant that has more loses "
+        "those of its own that have used the least",
     )
     add("--token-file", metavar="FILE", help="who may ask: TENANT:TOKEN in each line")
     add("--tls-cert", metavar="FILE", help="the certificate and its chain, in PEM: serve https")
@@ -116,6 +124,11 @@ def run(args: argparse.Namespace) -> int:
 
     Raises Missing, and BaseThrottledError for what it cannot start with.
     """
+    with early.taken():
+        return _serve(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
     for name in _NEEDS:
         if find_spec(name) is None:
             raise Missing(f'{name} is missing; run: pip install "headway[serve]"')
@@ -125,15 +138,19 @@ def run(args: argparse.Namespace) -> int:
     )
     logging.getLogger("uvicorn.error").addFilter(_not_of_requests)
     from headway.serve.server import Options, serve
-    from headway.store import from_url
+    from headway.store import MemoryStore, from_url
 
     host, port = args.listen
+    store = from_url(args.store)
+    if args.max_keys is not None and not isinstance(store, MemoryStore):
+        raise Refused("argument --max-keys: only memory:// has such a limit")
     serve(
         Options(
             host=host,
             port=port,
-            store=from_url(args.store),
+            store=store,
             token_file=args.token_file,
+            max_keys=args.max_keys,
             tls_cert=args.tls_cert,
             tls_key=args.tls_key,
             max_body=args.max_body,
@@ -158,7 +175,8 @@ def _say(where: str) -> None:
 
 def _not_of_requests(record: logging.LogRecord) -> bool:
     """Leave out what any client can write into the log as often as it likes."""
-    return "request" not in record.getMessage() or record.levelno >= logging.ERROR
+    of_a_connection = record.module.endswith("_impl") or "request" in record.getMessage()
+    return not of_a_connection or record.levelno >= logging.ERROR
 
 
 def _address(text: str) -> tuple[str, int]:

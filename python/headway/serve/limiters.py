@@ -14,15 +14,11 @@ from typing import Generic, TypeVar
 
 from headway._core import AsyncThrottled, Quota, RateLimitResult
 from headway.activity import Activity
-from headway.exceptions import DataError
 from headway.types import AnyStore
 
 __all__ = ["Kept", "Limited", "Limiters"]
 
 _V = TypeVar("_V")
-
-_MOST_PERIODS = 4096
-"""A MemoryStore keeps a few words for every period that it has seen among several rules."""
 
 
 @dataclass(slots=True)
@@ -85,7 +81,6 @@ class Limiters:
     def __init__(self, store: AnyStore, prefix: str) -> None:
         self._store, self._prefix = store, prefix
         self._known: Kept[Limited] = Kept()
-        self._periods: set[Hashable] = set()
 
     def get(self, ident: Hashable, make: Callable[[], tuple[str, tuple[Quota, ...]]]) -> Limited:
         """Return what `ident` stands for; `make` tells its algorithm and rules when it is new.
@@ -96,7 +91,6 @@ class Limiters:
         if known is not None:
             return known
         using, rules = make()
-        self._count_periods(using, rules)
         limiter = AsyncThrottled(
             using=using, quota=list(rules), store=self._store, key_prefix=self._prefix
         )
@@ -104,14 +98,3 @@ class Limiters:
         known = Limited(limiter, limiter.using, text, self._store.TYPE)
         self._known.put(ident, known)
         return known
-
-    def _count_periods(self, using: str, rules: tuple[Quota, ...]) -> None:
-        if len(rules) == 1:
-            return
-        seen = {(using, rule.rate.period, n) for n, rule in enumerate(rules)}
-        if len(self._periods | seen) > _MOST_PERIODS:
-            raise DataError(
-                "Invalid quota: this tenant has used too many different periods in quotas of "
-                "several rules."
-            )
-        self._periods |= seen

@@ -24,23 +24,61 @@ _TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The metrics of one service."""
+    """The metrics of one service: those of tenants, and those of the process and all its clients.
+
+    A tenant that is no admin sees its own alone. What others ask, and how much, is not its concern.
+    """
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self._tenants: Sequence[Tenant] = ()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._decisions = _Decisions()
+        self._own, self._whole = CollectorRegistry(), CollectorRegistry()
+        self._own.register(self._decisions)
+        self._whole.register(self._decisions)
+        self._whole.register(_OfTheService(service))
+        ProcessCollector(registry=self._whole)
 
-    def answer(self, tenants: Sequence[Tenant]) -> Answer:
+    def answer(self, tenants: Sequence[Tenant], admin: bool) -> Answer:
         """Return them as they are now, with the decisions of these tenants alone."""
-        self._tenants = tenants
-        return Answer(200, generate_latest(self._registry), ((b"content-type", _TYPE),))
+        self._decisions.tenants = tenants
+        content = generate_latest(self._whole if admin else self._own)
+        return Answer(200, content, ((b"content-type", _TYPE),))
 
+
+class _Collector:
     def describe(self) -> list[Metric]:
         """Nothing: names are known when they are collected."""
         return []
+
+
+class _Decisions(_Collector):
+    """What tenants decided, and how many keys they have."""
+
+    tenants: Sequence[Tenant] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was counted so far."""
+        decisions = CounterMetricFamily(
+            "headway_serve_decisions",
+            "Decisions by tenant and outcome.",
+            labels=["tenant", "outcome"],
+        )
+        keys = GaugeMetricFamily(
+            "headway_serve_keys", "Keys that were seen of late.", labels=["tenant"]
+        )
+        for tenant in self.tenants:
+            admitted, denied, count = tenant.activity.totals()
+            decisions.add_metric([tenant.name, "admitted"], admitted)
+            decisions.add_metric([tenant.name, "denied"], denied)
+            keys.add_metric([tenant.name], count)
+        yield decisions
+        yield keys
+
+
+class _OfTheService(_Collector):
+    """What the service counts of all clients."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was counted so far."""
@@ -51,21 +89,6 @@ class Metrics:
         for (route, status), count in sorted(service.responses.items()):
             responses.add_metric([route, str(status)], count)
         yield responses
-        decisions = CounterMetricFamily(
-            "headway_serve_decisions",
-            "Decisions by tenant and outcome.",
-            labels=["tenant", "outcome"],
-        )
-        keys = GaugeMetricFamily(
-            "headway_serve_keys", "Keys that were seen of late.", labels=["tenant"]
-        )
-        for tenant in self._tenants:
-            seen = tenant.activity.snapshot(limit=0)
-            decisions.add_metric([tenant.name, "admitted"], seen.admitted)
-            decisions.add_metric([tenant.name, "denied"], seen.denied)
-            keys.add_metric([tenant.name], seen.total)
-        yield decisions
-        yield keys
         yield GaugeMetricFamily(
             "headway_serve_waiting", "Requests that wait for their turn.", service.waiting
         )
@@ -78,6 +101,7 @@ class Metrics:
         for reason, count in (
             ("slow", guard.slow),
             ("too_many", guard.refused),
+            ("idle", guard.displaced),
             ("malformed", guard.malformed),
         ):
             cut_off.add_metric([reason], count)

@@ -7,8 +7,8 @@ its opening), a body within `body_timeout` of its head, and an answer must be re
 
 A client may send many requests in one piece. uvicorn would parse all of them at once, and keep some
 kilobytes for each. Here nothing more is parsed while a request is being answered: the bytes that
-follow it are held as they are, and the connection is not read. What is parsed at once has few lines,
-so it holds few requests and few headers.
+follow it are held as they are, and the connection is not read. What is parsed at once has few
+lines, so it holds few requests and few headers.
 
 `respond` gives a short answer to uvicorn in one step instead of two messages, which is a sixth of
 the time that an empty handler takes.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl

@@ -22,17 +22,20 @@ from typing import Any
 from uvicorn import Config, Server
 
 from headway.exceptions import SetUpError
+from headway.serve import early
 from headway.serve.app import Service
 from headway.serve.protocol import Guard, guarded
 from headway.serve.tokens import Tenants, read_tokens
 from headway.types import AnyStore
 
-__all__ = ["Options", "serve"]
+__all__ = ["MOST_KEYS", "Options", "serve"]
 
 _log = logging.getLogger("headway.serve")
 _SPARE_FILES = 64
 """Descriptors that are no connection: the store's, the log's, the loop's."""
 _BACKLOG = 2048
+MOST_KEYS = 65_536
+_TIDY_S = 5.0
 _GOODBYE_S = 3.0
 """How long the end of a TLS connection waits for the peer's."""
 
@@ -45,6 +48,8 @@ class Options:
     port: int
     store: AnyStore
     token_file: str | None = None
+    max_keys: int | None = None
+    """Of each tenant, in memory."""
     tls_cert: str | None = None
     tls_key: str | None = None
     max_body: int = 64 * 1024
@@ -78,7 +83,7 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
         max_message=options.max_body * 8 + 64 * 1024,
         max_connections=most,
     )
-    tenants = Tenants(options.store)
+    tenants = Tenants(options.store, options.max_keys or MOST_KEYS)
     service = Service(
         options.store,
         tenants,
@@ -106,7 +111,7 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
         config.load()
         if tls is not None:
             config.ssl = tls
-        server = _Server(config, service, guard, options.token_file)
+        server = _Server(config, service, guard, options)
         scheme = "https" if tls is not None else "http"
         host, port = listener.getsockname()[:2]
         where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -114,13 +119,11 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
 
 
 class _Server(Server):
-    """uvicorn's server, with signals of our own and somebody who watches connections."""
+    """uvicorn's server, with signals of our own and a task that watches connections."""
 
-    def __init__(
-        self, config: Config, service: Service, guard: Guard, token_file: str | None
-    ) -> None:
+    def __init__(self, config: Config, service: Service, guard: Guard, options: Options) -> None:
         super().__init__(config)
-        self._service, self._guard, self._token_file = service, guard, token_file
+        self._service, self._guard, self._options = service, guard, options
         self._on_start: Callable[[], None] = lambda: None
 
     def run_on(self, listener: socket.socket, on_start: Callable[[], None]) -> None:
@@ -141,36 +144,67 @@ class _Server(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._watching = asyncio.ensure_future(self._guard.watch())
+        self._tidying = asyncio.ensure_future(self._tidy())
         self._on_start()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            self._service.tidy()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stop()
+        # Before uvicorn gives up on those that read nothing, and calls that an error.
+        late = self._options.stop_timeout * 0.8
+        ending = asyncio.get_running_loop().call_later(late, self._guard.end_unread)
         await super().shutdown(sockets)
+        ending.cancel()
         self._watching.cancel()
+        self._tidying.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
-        loop.add_signal_handler(signal.SIGHUP, self._read_tokens)
+        loop.add_signal_handler(signal.SIGHUP, self._read_again)
+        if early.hung_up:
+            self._read_again()
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+            with early.held_back():  # a signal that comes now must not find the default
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    loop.remove_signal_handler(number)
+                early.ignore()
+
+    def _read_again(self) -> None:
+        self._read_tokens()
+        self._read_certificate()
 
     def _read_tokens(self) -> None:
-        if self._token_file is None:
+        if self._options.token_file is None:
             return
         try:
-            tokens = read_tokens(self._token_file)
+            tokens = read_tokens(self._options.token_file)
+            self._service.use_tokens(tokens)
         except SetUpError as error:
             _log.error("%s The tokens stay as they were.", error)
             return
         _warn_of_short(tokens)
-        self._service.use_tokens(tokens)
         _log.warning("%d tokens were read again.", len(tokens))
+
+    def _read_certificate(self) -> None:
+        context = self.config.ssl
+        if context is None:
+            return
+        try:
+            _tls(self._options)  # so that a certificate without its key changes nothing
+            _load_certificate(context, self._options)
+        except SetUpError as error:
+            _log.error("%s The certificate stays as it was.", error)
+            return
+        _log.warning("The certificate was read again.")
 
 
 def _new_loop(handshake_timeout: float) -> asyncio.AbstractEventLoop:
@@ -196,9 +230,9 @@ def _new_loop(handshake_timeout: float) -> asyncio.AbstractEventLoop:
 
 
 def _warn_of_short(tokens: dict[str, tuple[str, bool]] | None) -> None:
-    names = sorted({name for token, (name, _) in (tokens or {}).items() if len(token) < 16})
-    if names:
-        _log.warning("A token of %s has fewer than 16 characters.", ", ".join(names))
+    short = sum(len(token) < 16 for token in tokens or ())
+    if short:  # not whose: where a line has its halves the wrong way round, the name is the token
+        _log.warning("%d of the tokens have fewer than 16 characters.", short)
 
 
 def _is_loopback(host: str) -> bool:
@@ -238,13 +272,18 @@ def _tls(options: Options) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    _load_certificate(context, options)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, options: Options) -> None:
+    assert options.tls_cert is not None
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key, _no_password)
     except OSError as error:  # ssl.SSLError is one
         what = error.strerror or error.args[0]
         key = f" with the key {options.tls_key!r}" if options.tls_key else ""
         raise SetUpError(f"Invalid tls_cert: {options.tls_cert!r}{key}: {what}.") from None
-    return context
 
 
 def _no_password() -> str:

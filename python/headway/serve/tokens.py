@@ -5,7 +5,9 @@
     ops:1b7e55c9d3:admin
 
 Every tenant has a key space of its own. Its name ends the prefix of its keys, and cannot hold the
-colon that follows the prefix, so no key of one tenant can be written as a key of another.
+colon that follows the prefix, so no key of one tenant can be written as a key of another. Where the
+state is in memory, each has a store of its own too: a store that is full lets keys go, and those
+must not be another tenant's.
 
 A token is looked up by its digest under a key that is made anew when the file is read. How long the
 look-up takes says something about digests that nobody outside can compute, and nothing about
@@ -14,6 +16,7 @@ tokens; the comparison at its end takes the same time whatever it compares.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import re
@@ -21,6 +24,7 @@ import secrets
 import stat
 from hashlib import blake2b
 
+from headway._core import MemoryStore
 from headway.activity import Activity
 from headway.exceptions import SetUpError
 from headway.serve.limiters import Limiters
@@ -34,6 +38,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,512}=*\Z")
 """What RFC 6750 lets follow "Bearer "; it has no colon."""
 _MOST_BYTES = 1 << 20
+_LONG = 16
+"""Characters of a token that takes too long to guess."""
 
 
 class Tenant:
@@ -46,13 +52,24 @@ class Tenant:
         self.limiters = Limiters(store, prefix)
         self.activity = Activity()
         self.remembered = Remembered()
+        self.waiting = 0
+        """Requests that wait for their turn."""
+        self.turn = asyncio.Lock()
+        self.looking = 0
+        """Requests for `/v1/keys` that are not answered; they are answered one at a time."""
 
 
 class Tenants:
-    """The tenants of a service, by their tokens."""
+    """The tenants of a service, by their tokens.
 
-    def __init__(self, store: AnyStore) -> None:
-        self._store = store
+    With `max_keys`, `store` says of what kind the state is, and in memory each tenant has a store
+    of its own: of so many keys, or of the same size in shared memory. A tenant's store outlives its
+    tokens, so that it comes back to what it had.
+    """
+
+    def __init__(self, store: AnyStore, max_keys: int | None = None) -> None:
+        self._store, self._max_keys = store, max_keys
+        self._stores: dict[str, AnyStore] = {}
         self._tenants: dict[str, Tenant] = {}
         self._secret = b""
         self._entries: dict[bytes, tuple[bytes, tuple[Tenant, bool]]] = {}
@@ -60,10 +77,13 @@ class Tenants:
         """Whether everybody may ask: no tokens were given."""
 
     def use(self, tokens: dict[str, tuple[str, bool]] | None) -> None:
-        """Let exactly these tokens in, or everybody; tenants that stay keep what they had."""
+        """Let exactly these tokens in, or everybody; tenants that stay keep what they had.
+
+        Raises SetUpError where a tenant's store cannot be made; then all stays as it was.
+        """
         names = {name for name, _ in tokens.values()} if tokens is not None else {DEFAULT_TENANT}
         self._tenants = {
-            name: self._tenants.get(name) or Tenant(name, self._store) for name in names
+            name: self._tenants.get(name) or Tenant(name, self._store_of(name)) for name in names
         }
         self.open = tokens is None
         self._secret = secrets.token_bytes(32)
@@ -73,6 +93,24 @@ class Tenants:
             self._entries[digest] = (digest, (self._tenants[name], admin))
         if self.open:
             self._anybody = (self._tenants[DEFAULT_TENANT], True)
+
+    def _store_of(self, name: str) -> AnyStore:
+        store = self._stores.get(name)
+        if store is None:
+            store = self._store if self._max_keys is None else self._store_for(name)
+            self._stores[name] = store
+        return store
+
+    def _store_for(self, name: str) -> AnyStore:
+        if isinstance(self._store, MemoryStore):
+            return MemoryStore(options={"MAX_SIZE": self._max_keys})
+        if self._store.TYPE == "shm" and name != DEFAULT_TENANT:
+            from headway.store import SharedMemoryStore
+
+            assert isinstance(self._store, SharedMemoryStore)
+            shared = self._store
+            return SharedMemoryStore(f"{shared.name}.{name}", shared.size, on_full=shared._on_full)
+        return self._store
 
     def by_authorization(self, header: bytes | None) -> tuple[Tenant, bool] | None:
         """Return who sends this Authorization header and whether as admin; None for nobody."""
@@ -97,6 +135,9 @@ class Tenants:
     def by_name(self, name: str) -> Tenant | None:
         """Return a tenant, for an admin."""
         return self._tenants.get(name)
+
+    def __len__(self) -> int:
+        return len(self._tenants)
 
     def all(self) -> list[Tenant]:
         """Return all tenants, in the order of their names."""
@@ -127,19 +168,19 @@ def read_tokens(path: str) -> dict[str, tuple[str, bool]]:
     if len(content) > _MOST_BYTES:
         raise SetUpError(f"Invalid token file: {path!r} is larger than {_MOST_BYTES} bytes.")
     try:
-        lines = content.decode().splitlines()
+        # Of what splitlines() takes for the end of a line, a comment may hold some.
+        lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise SetUpError(f"Invalid token file: {path!r} is not text in UTF-8.") from None
     tokens: dict[str, tuple[str, bool]] = {}
     for number, line in enumerate(lines, 1):
-        line = line.strip()
+        line = line.strip(" \t\r")
         if not line or line.startswith("#"):
             continue
         token, name, admin = _read_line(f"Invalid token file: {path!r}, line {number}:", line)
         if token in tokens:
             raise SetUpError(
-                f"Invalid token file: {path!r}, line {number}: the token of {name!r} is in the "
-                "file twice."
+                f"Invalid token file: {path!r}, line {number}: its token is in the file twice."
             )
         tokens[token] = (name, admin)
     if not tokens:
@@ -163,6 +204,11 @@ def _read_line(where: str, line: str) -> tuple[str, str, bool]:
         raise SetUpError(
             f"{where} a token is 1 to 512 letters, digits and any of '-', '.', '_', '~', '+' and "
             "'/', then '=' if any."
+        )
+    if len(token) < _LONG <= len(name):
+        raise SetUpError(
+            f"{where} the tenant comes first and its token after it: TENANT:TOKEN. A tenant with "
+            f"so long a name needs a token of at least {_LONG} characters."
         )
     if len(parts) == 3 and parts[2] != "admin":
         raise SetUpError(f"{where} the only role is 'admin'.")
