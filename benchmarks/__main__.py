@@ -22,6 +22,7 @@ QUESTIONS = {
     "memory": "memory",
     "decorator": "decorator",
     "denial": "denial",
+    "floods": "floods",
     "token_bucket": "token_bucket",
     "headers": "headers",
     "smartratelimit": "smartratelimit",

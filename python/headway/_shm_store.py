@@ -56,8 +56,10 @@ class SharedMemoryStore(SharedValues):
 
     name: 1 to 200 bytes without "/". size: bytes, or text such as "16M" (the default), from 128 KiB
     on; about 200 bytes a key and rule. What is there already keeps its size.
-    on_full: who makes room when there is none for another live key. "evict": the key that has used
-    the smallest share of its quota; "deny" the new key; "raise" `StoreUnavailableError`.
+    on_full: what makes room when there is none for another live key. "evict": of the sixteen keys
+    that could, the one that has used the smallest share of its quota; where all of them are at
+    their limit, one of the prefix and quota that have the most of them. "deny" the new key; "raise"
+    `StoreUnavailableError`.
     clock: a VirtualClock, for tests.
     Raises `SetUpError` for a name or size that will not do, memory of another user or version, or
     that is damaged.

@@ -1,6 +1,8 @@
 /* Dispatch by algorithm. A switch rather than a table of pointers: the branch is predicted, the call is direct. */
 #include "algorithm.h"
 
+#include <math.h>
+
 #include "clock.h"
 
 const char *const algorithm_names[ALGORITHM_COUNT] = {
@@ -78,17 +80,23 @@ void algorithm_report(enum algorithm_id id, const struct state *s, const struct 
 }
 
 float algorithm_share(enum algorithm_id id, const struct state *s, float scale, int64_t now) {
-    if (s->word[0] <= now || scale <= 0) {
+    if (s->word[0] <= now) {
         return 0;
     }
+    float used;
     if (id == FIXED_WINDOW) {
-        return (float)s->word[1] / scale;
+        used = (float)s->word[1];
+    } else if (id == SLIDING_WINDOW) {
+        used = (float)s->word[1] + (float)s->word[2];
+    } else if (s->word[0] == INT64_MAX) {
+        return INFINITY; /* a debt of centuries, see gcra.c */
+    } else {
+        used = (float)(s->word[0] - now);
     }
-    if (id == SLIDING_WINDOW) {
-        /* Half of the last window on average: near enough for choosing, and the period need not be kept. */
-        return ((float)s->word[1] + (float)s->word[2] / 2) / scale;
+    if (used <= 0) {
+        return 0;
     }
-    return (float)(s->word[0] - now) / scale;
+    return scale > 0 ? used / scale : INFINITY;
 }
 
 bool decision_is_tighter(const struct decision *a, const struct decision *b, bool denied) {

@@ -61,10 +61,15 @@ static inline bool algorithm_is_bucket(enum algorithm_id id) {
     return id != FIXED_WINDOW && id != SLIDING_WINDOW;
 }
 
-/* The share of its quota that a key has used, as the table needs it to choose who makes room: `scale` is what a table
- * entry remembers of the quota, and the share is at least 0; about 1 for a key at its limit. */
+/* How much of its quota a key has used, as a table needs it to choose which key makes room. The share is at least 0 and counts all
+ * of the quota but the last unit as 1: a key is at its limit, so that a cost of 1 does not fit, when its share is over
+ * SHARE_AT_LIMIT. (A quota of 1 a day is at its limit from its one call until the day is over, so a share of the whole quota would
+ * not tell.) `scale` is what a table entry remembers of the quota. A sliding window's earlier count is taken in full, since
+ * its period is not remembered: such a key counts as at its limit for somewhat longer than it is. */
+#define SHARE_AT_LIMIT 1.0000005F /* the rounding of three floats is below this, one call of a million is above */
+
 static inline float algorithm_scale(enum algorithm_id id, const struct quota *q) {
-    return algorithm_is_bucket(id) ? q->span_scale : (float)q->limit;
+    return algorithm_is_bucket(id) ? q->share_span : q->share_limit;
 }
 float algorithm_share(enum algorithm_id id, const struct state *s, float scale, int64_t now);
 

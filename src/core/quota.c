@@ -4,6 +4,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+/* All units but the last. Of more than a million floats cannot tell the last one: there the last millionth counts as at the limit. */
+static double all_but_the_last(int64_t units) {
+    double all = (double)units;
+    return units < 1 ? 0 : units <= 1000000 ? all - 1 : all - all / 500000;
+}
+
 bool quota_init(struct quota *q, int64_t limit, int64_t period_ns, int64_t burst, struct quota_error *error) {
     if (limit < 1 || limit > QUOTA_LIMIT_MAX) {
         snprintf(error->text, sizeof error->text,
@@ -25,7 +31,8 @@ bool quota_init(struct quota *q, int64_t limit, int64_t period_ns, int64_t burst
     q->interval_excess = q->interval_ns * limit - period_ns;
     wide units = (wide)burst * period_ns;
     wide span = wide_div_up(units, limit);
-    q->span_scale = (float)((double)burst * (double)period_ns / (double)limit);
+    q->share_span = (float)(all_but_the_last(burst) * (double)period_ns / (double)limit);
+    q->share_limit = (float)all_but_the_last(limit);
     q->wide = span >= ((wide)1 << 61);
     if (!q->wide) {
         q->span_ns = (int64_t)span;

@@ -26,8 +26,9 @@ struct quota {
     int64_t interval_excess; /* 0 <= interval_excess < limit */
     int64_t span_ns;         /* burst * T = span_ns - span_excess / limit, when not wide */
     int64_t span_excess;
-    float span_scale; /* burst * T in nanoseconds, near enough to compare keys by */
-    bool wide;        /* burst * T is longer than 2^61 ns (73 years): the 64-bit path is closed */
+    float share_span;  /* (burst - 1) * T in nanoseconds, and */
+    float share_limit; /* limit - 1: near enough to compare keys by, see algorithm_share */
+    bool wide;         /* burst * T is longer than 2^61 ns (73 years): the 64-bit path is closed */
 };
 
 /* What a text or a number did wrong: a sentence for the user. */

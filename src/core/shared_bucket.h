@@ -35,7 +35,7 @@ struct shared_cell {
     int64_t limit, period_ns, burst;
     uint32_t key_length;  /* of the whole key */
     char text[CELL_TEXT]; /* how it begins, for people */
-    uint32_t unused;
+    uint32_t group;       /* which prefix, to choose a cell that makes room; 0 in files of earlier versions */
 };
 
 struct shared_bucket {

@@ -92,30 +92,80 @@ static inline enum shared_enter visit_begin(struct shared_table *t, const struct
 /* ---- room for new cells ---- */
 
 static float share_of(const struct shared_cell *c, const struct state *s, int64_t now) {
-    enum algorithm_id algorithm = (enum algorithm_id)(c->tag & ((1 << SPACE_ALGORITHM_BITS) - 1));
-    if (c->limit <= 0 || c->period_ns <= 0 || c->burst < 0) {
+    struct quota q;
+    struct quota_error error;
+    if (!quota_init(&q, c->limit, c->period_ns, c->burst, &error)) {
         return 0;
     }
-    float scale =
-        algorithm_is_bucket(algorithm) ? (float)c->burst * (float)c->period_ns / (float)c->limit : (float)c->limit;
-    return algorithm_share(algorithm, s, scale, now);
+    enum algorithm_id algorithm = (enum algorithm_id)(c->tag & ((1 << SPACE_ALGORITHM_BITS) - 1));
+    return algorithm_share(algorithm, s, algorithm_scale(algorithm, &q), now);
 }
 
-static int choose_victim(const struct visit *v, uint32_t spared) {
-    int victim = -1;
-    float smallest = 0;
-    int64_t earliest = 0;
-    for (int i = 0; i < BUCKET_CELLS; i++) {
-        if (spared >> i & 1) {
-            continue;
+static uint32_t group_of(const struct shared_plan *ids) {
+    return (uint32_t)(ids->seed >> 32 ^ ids->seed);
+}
+
+static bool is_same_limit(const struct shared_cell *a, const struct shared_cell *b) {
+    return a->group == b->group && a->tag == b->tag && a->limit == b->limit && a->period_ns == b->period_ns &&
+           a->burst == b->burst;
+}
+
+/* Those of `cells` that are of the prefix with the most of them, one more counted for `own`, which is also chosen among equals. */
+static uint32_t of_largest_group(const struct shared_bucket *b, uint32_t cells, uint32_t own) {
+    uint32_t found = 0;
+    int most = 0;
+    for (uint32_t left = cells; left != 0; left &= left - 1) {
+        uint32_t group = b->cells[__builtin_ctz(left)].group, same = 0;
+        for (int i = 0; i < BUCKET_CELLS; i++) {
+            same |= b->cells[i].group == group ? UINT32_C(1) << i & cells : 0;
         }
-        const struct shared_cell *c = &v->hold.bucket->cells[i];
-        const struct state *s = held_state(v, i);
-        float share = share_of(c, s, v->now);
-        if (victim < 0 || share < smallest || (share == smallest && s->word[0] < earliest)) {
+        int held = 2 * (__builtin_popcount(same) + (group == own)) + (group == own);
+        if (held > most) {
+            most = held;
+            found = same;
+        }
+    }
+    return found;
+}
+
+/* Those that are of the limit with the most of them. */
+static uint32_t of_largest_limit(const struct shared_bucket *b, uint32_t cells) {
+    uint32_t found = 0;
+    for (uint32_t left = cells; left != 0; left &= left - 1) {
+        const struct shared_cell *c = &b->cells[__builtin_ctz(left)];
+        uint32_t same = 0;
+        for (int i = 0; i < BUCKET_CELLS; i++) {
+            same |= is_same_limit(c, &b->cells[i]) ? UINT32_C(1) << i & cells : 0;
+        }
+        found = __builtin_popcount(same) > __builtin_popcount(found) ? same : found;
+    }
+    return found;
+}
+
+/* The live cell that makes room for one of `group`, by the rules of victim.h, with the bucket for a shard. -1: all are spared. */
+static int choose_victim(const struct visit *v, uint32_t group, uint32_t spared) {
+    const struct shared_bucket *b = v->hold.bucket;
+    uint32_t cells = ~spared & 0xFFFF;
+    float shares[BUCKET_CELLS] = {0}, smallest = 0;
+    bool all_at_limit = true;
+    for (uint32_t left = cells; left != 0; left &= left - 1) {
+        int i = __builtin_ctz(left);
+        shares[i] = share_of(&b->cells[i], held_state(v, i), v->now);
+        all_at_limit &= shares[i] > SHARE_AT_LIMIT;
+    }
+    if (all_at_limit) {
+        cells = of_largest_limit(b, of_largest_group(b, cells, group));
+    }
+    int victim = -1;
+    int64_t earliest = 0;
+    for (uint32_t left = cells; left != 0; left &= left - 1) {
+        int i = __builtin_ctz(left);
+        int64_t expires = held_state(v, i)->word[0];
+        float share = all_at_limit ? 0 : shares[i];
+        if (victim < 0 || share < smallest || (share == smallest && expires < earliest)) {
             victim = i;
             smallest = share;
-            earliest = s->word[0];
+            earliest = expires;
         }
     }
     return victim;
@@ -134,7 +184,8 @@ static uint32_t expired_cells(const struct visit *v) {
 
 /* Cells for the rules that have none, in v->cells; those that are dropped for them are not live any more when it is OUTCOME_ADMITTED.
  * OUTCOME_DENIED: robbed. */
-static enum outcome_kind make_room(struct shared_table *t, struct visit *v, uint32_t wanted, int count) {
+static enum outcome_kind make_room(struct shared_table *t, const struct shared_plan *ids, struct visit *v,
+                                   uint32_t wanted, int count) {
     uint32_t live = payload_live(v->payload), spared = 0, dropped = 0, taken = 0;
     int64_t evicted = 0;
     for (int r = 0; r < count; r++) {
@@ -158,7 +209,7 @@ static enum outcome_kind make_room(struct shared_table *t, struct visit *v, uint
         } else if (t->when_full == TABLE_REFUSE) {
             return OUTCOME_FULL;
         } else {
-            cell = choose_victim(v, spared | taken);
+            cell = choose_victim(v, group_of(ids), spared | taken);
             if (cell < 0) { /* not with as many cells as rules */
                 return OUTCOME_FULL;
             }
@@ -195,11 +246,13 @@ static void write_text(struct shared_cell *c, const struct table_key *key) {
     c->key_length = (uint32_t)key->length;
 }
 
-static void write_identity(struct visit *v, int cell, const struct rule *r, uint64_t tag, const struct table_key *key) {
+static void write_identity(struct visit *v, int cell, const struct rule *r, uint64_t tag, uint32_t group,
+                           const struct table_key *key) {
     struct shared_cell *c = &v->hold.bucket->cells[cell];
     v->hold.bucket->marks[cell] = mark_of(v->hash);
     memcpy(c->hash, v->hash, sizeof c->hash);
     c->tag = tag;
+    c->group = group;
     c->limit = r->quota.limit;
     c->period_ns = r->quota.period_ns;
     c->burst = r->quota.burst;
@@ -223,10 +276,10 @@ static uint32_t place_state(struct visit *v, uint32_t payload, int cell, const s
 /* Gives cells to the rules in `wanted`, which have none. */
 static enum outcome_kind add_cells(struct shared_table *t, const struct plan *p, const struct shared_plan *ids,
                                    const struct table_key *key, uint32_t wanted, struct visit *v) {
-    enum outcome_kind kind = make_room(t, v, wanted, p->count);
+    enum outcome_kind kind = make_room(t, ids, v, wanted, p->count);
     for (int r = 0; kind == OUTCOME_ADMITTED && r < p->count; r++) {
         if (wanted >> r & 1) {
-            write_identity(v, v->cells[r], &p->rules[r], ids->tags[r], key);
+            write_identity(v, v->cells[r], &p->rules[r], ids->tags[r], group_of(ids), key);
         }
     }
     return kind;

@@ -19,9 +19,10 @@ struct spaces *spaces_new(void);
 void spaces_keep(struct spaces *r);
 void spaces_release(struct spaces *r);
 
-/* The number of a name, which is made when it is new; it is in use until spaces_drop. `table` is where keys of these spaces lie. */
-enum spaces_end spaces_take(struct spaces *r, struct table *t, const char *name, size_t length, int64_t now,
-                            uint32_t *number);
+/* The number of a name, which is made when it is new; it is in use until spaces_drop. `table` is where keys of these spaces lie: it
+ * learns that the space is of the prefix that the first `prefix_length` bytes of the name are. */
+enum spaces_end spaces_take(struct spaces *r, struct table *t, const char *name, size_t length, size_t prefix_length,
+                            int64_t now, uint32_t *number);
 void spaces_drop(struct spaces *r, uint32_t number);
 
 /* What it takes of memory. */

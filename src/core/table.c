@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CELL_FREE UINT32_MAX
-#define CELL_REST (UINT32_MAX - 1)
+#include "victim.h"
 
 /* A cell that carries on a long key keeps `space` and `next` and gives the bytes around them to the key. */
 #define REST_HEAD_AT offsetof(struct cell, state)
@@ -18,12 +17,8 @@ _Static_assert(sizeof(struct cell) == 64, "a cell is one cache line");
 _Static_assert(sizeof(struct shard) == 64, "a shard is one cache line");
 _Static_assert(offsetof(struct cell, key) == REST_TAIL_AT + sizeof(uint16_t), "no gaps in a cell");
 
-#define KEYS_A_SHARD 1024
 #define SHARDS_MAX 4096
-#define SAMPLE 16
-#define SCAN_MOST (2 * KEYS_A_SHARD) /* cells looked at for a victim in a shard that is larger than a shard should be */
-#define EVICT_ROUNDS 64              /* over the other shards, while other threads hold their locks */
-#define NEAR_LIMIT 0.9F              /* from this share on a key is worth a search for somebody else */
+#define EVICT_ROUNDS 64 /* over the other shards, while other threads hold their locks */
 /* Long keys take more cells: on average this many a key before live keys make room for them. */
 #define CELLS_A_KEY 16
 
@@ -36,14 +31,6 @@ static uint32_t mixed(uint32_t space, uint64_t hash) {
     return h != 0 ? h : 1;
 }
 
-static uint32_t next_random(struct shard *s) { /* xorshift: who is sampled, nothing secret */
-    uint32_t x = s->random;
-    x ^= x << 13;
-    x ^= x >> 17;
-    x ^= x << 5;
-    return s->random = x;
-}
-
 /* ---- life ---- */
 
 static void shard_reset(struct shard *s) {
@@ -54,12 +41,13 @@ static void shard_reset(struct shard *s) {
     s->index_mask = 0;
     s->cell_count = s->cell_room = s->keys = 0;
     s->free = CELL_NONE;
+    s->crowd_left = 0;
     atomic_store_explicit(&s->next_expiry, INT64_MAX, memory_order_relaxed);
 }
 
 bool table_init(struct table *t, int64_t max_keys, enum table_full when_full, uint32_t seed) {
     uint32_t bits = 0;
-    while (bits < 12 && (max_keys >> bits) > KEYS_A_SHARD) {
+    while (bits < 12 && (max_keys >> bits) > TABLE_KEYS_A_SHARD) {
         bits++;
     }
     memset(t, 0, sizeof *t);
@@ -87,6 +75,40 @@ void table_destroy(struct table *t) {
     }
     free(t->shards);
     t->shards = NULL;
+    for (int k = 0; k < TABLE_GROUP_BLOCKS; k++) {
+        free((void *)atomic_load_explicit(&t->groups.blocks[k], memory_order_relaxed));
+        atomic_store_explicit(&t->groups.blocks[k], NULL, memory_order_relaxed);
+    }
+}
+
+/* ---- groups ---- */
+
+/* Block k begins with number (1024 << k) - 1024. */
+static uint32_t block_of(uint32_t number, uint32_t *at) {
+    uint32_t n = number + TABLE_GROUP_FIRST;
+    uint32_t k = (uint32_t)(21 - __builtin_clz(n));
+    *at = n - (TABLE_GROUP_FIRST << k);
+    return k;
+}
+
+bool table_set_group(struct table *t, uint32_t number, uint32_t group) {
+    uint32_t at, k = block_of(number, &at);
+    _Atomic uint32_t *block = atomic_load_explicit(&t->groups.blocks[k], memory_order_relaxed);
+    if (block == NULL) {
+        block = calloc((size_t)TABLE_GROUP_FIRST << k, sizeof *block);
+        if (block == NULL) {
+            return false;
+        }
+        atomic_store_explicit(&t->groups.blocks[k], block, memory_order_release);
+    }
+    atomic_store_explicit(&block[at], group, memory_order_relaxed);
+    return true;
+}
+
+uint32_t table_group(const struct table *t, uint32_t space) {
+    uint32_t at, k = block_of(space >> SPACE_ALGORITHM_BITS, &at);
+    _Atomic uint32_t *block = atomic_load_explicit(&t->groups.blocks[k], memory_order_acquire);
+    return block == NULL ? 0 : atomic_load_explicit(&block[at], memory_order_relaxed);
 }
 
 /* ---- finding ---- */
@@ -249,15 +271,6 @@ void table_remove(struct table *t, struct shard *s, uint32_t cell) {
 
 /* ---- making room ---- */
 
-static bool is_spared(const struct table_spared *spared, uint32_t cell) {
-    for (int i = 0; spared != NULL && i < spared->count; i++) {
-        if (spared->cells[i] == cell) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Drops every expired key of the shard but those that are spared. How many. */
 static int64_t shard_sweep(struct table *t, struct shard *s, const struct table_spared *spared, int64_t now) {
     int64_t dropped = 0, next = INT64_MAX;
@@ -266,7 +279,7 @@ static int64_t shard_sweep(struct table *t, struct shard *s, const struct table_
         if (c->space >= CELL_REST) {
             continue;
         }
-        if (c->state.word[0] <= now && !is_spared(spared, n)) {
+        if (c->state.word[0] <= now && !table_is_spared(spared, n)) {
             table_remove(t, s, n);
             dropped++;
         } else if (c->state.word[0] < next) {
@@ -298,37 +311,10 @@ static bool sweep_elsewhere(struct table *t, const struct shard *mine, int64_t n
     return false;
 }
 
-/* The live key that makes room: the smallest share used, the least recently used among equals. */
-static uint32_t choose_victim(struct shard *s, const struct table_spared *spared, int64_t now) {
-    uint32_t victim = CELL_NONE, seen = 0, at = s->cell_count > 0 ? next_random(s) % s->cell_count : 0;
-    uint32_t stamp = (uint32_t)(now >> 20), age = 0;
-    float least = 0;
-    for (uint32_t i = 0; i < s->cell_count; i++) {
-        if (victim != CELL_NONE &&
-            (i >= SCAN_MOST || (seen >= SAMPLE && least < NEAR_LIMIT && s->cell_count > 4 * SAMPLE))) {
-            break;
-        }
-        const struct cell *c = &s->cells[at];
-        if (c->space < CELL_REST && !is_spared(spared, at)) {
-            enum algorithm_id id = (enum algorithm_id)(c->space & ((1 << SPACE_ALGORITHM_BITS) - 1));
-            float share = algorithm_share(id, &c->state, c->scale, now);
-            uint32_t c_age = stamp - c->used;
-            if (victim == CELL_NONE || share < least || (share <= least && c_age > age)) {
-                victim = at;
-                least = share;
-                age = c_age;
-            }
-            seen++;
-        }
-        at = at + 1 < s->cell_count ? at + 1 : 0;
-    }
-    return victim;
-}
-
 enum eviction { EVICTED, NOTHING_THERE, SHARDS_BUSY };
 
 /* A live key of another shard, for the rare shard that is empty while the table is full. The other shards are only tried. */
-static enum eviction evict_elsewhere(struct table *t, const struct shard *mine, int64_t now) {
+static enum eviction evict_elsewhere(struct table *t, const struct shard *mine, uint32_t space, int64_t now) {
     enum eviction end = NOTHING_THERE;
     for (uint32_t i = 0; i < t->shard_count; i++) {
         struct shard *s = &t->shards[i];
@@ -339,7 +325,7 @@ static enum eviction evict_elsewhere(struct table *t, const struct shard *mine, 
             end = SHARDS_BUSY;
             continue;
         }
-        uint32_t victim = choose_victim(s, NULL, now);
+        uint32_t victim = victim_choose(t, s, space, NULL, now);
         if (victim != CELL_NONE) {
             table_remove(t, s, victim);
         }
@@ -369,8 +355,8 @@ static bool reserve(struct table *t, uint32_t wanted) {
 }
 
 /* Counts the new key in, once there is room. False: full, and nothing may be evicted. */
-static bool make_room(struct table *t, struct shard *s, uint32_t wanted, const struct table_spared *spared,
-                      int64_t now) {
+static bool make_room(struct table *t, struct shard *s, uint32_t space, uint32_t wanted,
+                      const struct table_spared *spared, int64_t now) {
     int rounds = 0;
     while (!reserve(t, wanted)) {
         if (may_expire(s, now) && shard_sweep(t, s, spared, now) > 0) {
@@ -382,11 +368,11 @@ static bool make_room(struct table *t, struct shard *s, uint32_t wanted, const s
         if (t->when_full == TABLE_REFUSE) {
             return false;
         }
-        uint32_t victim = choose_victim(s, spared, now);
+        uint32_t victim = victim_choose(t, s, space, spared, now);
         if (victim != CELL_NONE) {
             table_remove(t, s, victim);
         } else {
-            enum eviction end = evict_elsewhere(t, s, now);
+            enum eviction end = evict_elsewhere(t, s, space, now);
             if (end == NOTHING_THERE || (end == SHARDS_BUSY && ++rounds == EVICT_ROUNDS)) {
                 return false;
             }
@@ -423,7 +409,7 @@ static void key_write(struct shard *s, uint32_t cell, const struct table_key *ke
 enum table_end table_insert(struct table *t, struct shard *s, uint32_t space, const struct table_key *key, int64_t now,
                             const struct table_spared *spared, uint32_t *cell) {
     uint32_t wanted = 1 + rest_cells(key->length);
-    if (!make_room(t, s, wanted, spared, now)) {
+    if (!make_room(t, s, space, wanted, spared, now)) {
         return TABLE_FULL;
     }
     if (!cells_at_hand(s, wanted) && may_expire(s, now)) {
@@ -503,6 +489,10 @@ void table_mark_spaces(struct table *t, uint64_t *bits, uint32_t count) {
 
 size_t table_bytes(const struct table *t) {
     size_t bytes = t->shard_count * sizeof *t->shards;
+    for (int k = 0; k < TABLE_GROUP_BLOCKS; k++) {
+        bool there = atomic_load_explicit(&t->groups.blocks[k], memory_order_relaxed) != NULL;
+        bytes += there ? ((size_t)TABLE_GROUP_FIRST << k) * sizeof(uint32_t) : 0;
+    }
     for (uint32_t i = 0; i < t->shard_count; i++) {
         struct shard *s = &t->shards[i];
         lock_acquire(&s->lock);

@@ -10,10 +10,8 @@
  * are under one lock. A shard's size is near a thousand keys: looking through all of a shard is then a matter of a microsecond, which
  * keeps expiry and the choice of a victim exact without lists or heaps.
  *
- * Which key makes room when the table is full: an expired key if there is one; else the key that has used the smallest share of
- * its quota, from a sample, the least recently used among equals. While the sample holds nothing but keys near their limit, the
- * sample grows to the whole shard: a flood of fresh keys evicts its own kind and a limited key goes last. Only the cells that the
- * caller has found for the same decision are spared. */
+ * When the table is full an expired key makes room if there is one; else a live one, see victim.h. Only the cells that the caller has
+ * found for the same decision are spared. */
 #ifndef HEADWAY_TABLE_H
 #define HEADWAY_TABLE_H
 
@@ -29,6 +27,11 @@
 #define TABLE_KEYS_MAX (INT64_C(1) << 31)
 #define CELL_INLINE 18
 #define CELL_NONE UINT32_MAX
+#define TABLE_KEYS_A_SHARD 1024 /* in a table of less than four million */
+
+/* In place of a space: the cell is free, or carries on a long key. */
+#define CELL_FREE UINT32_MAX
+#define CELL_REST (UINT32_MAX - 1)
 
 /* A space keeps apart what shares a key: prefix, algorithm and rule. The low bits are the algorithm. */
 #define SPACE_ALGORITHM_BITS 3
@@ -43,6 +46,13 @@ struct cell {
     uint32_t next;     /* the cell with the rest of the key, or the next free one */
     uint16_t key_last; /* length of the key - 1 */
     char key[CELL_INLINE];
+};
+
+/* Which prefix each space is of, by its number: in blocks that double in size and never move, so that it is read without a lock. */
+#define TABLE_GROUP_BLOCKS 19
+#define TABLE_GROUP_FIRST 1024
+struct table_groups {
+    _Atomic(_Atomic uint32_t *) blocks[TABLE_GROUP_BLOCKS];
 };
 
 struct table_key {
@@ -62,6 +72,10 @@ struct shard {
     uint32_t keys;
     _Atomic int64_t next_expiry; /* no key of the shard expires earlier */
     uint32_t random;
+    /* The limit that makes room for the next keys, while `crowd_left` is not 0: see victim.c. */
+    uint32_t crowd_space;
+    float crowd_scale;
+    uint32_t crowd_left;
 };
 
 enum table_full { TABLE_EVICT, TABLE_REFUSE };
@@ -78,6 +92,7 @@ struct table {
     _Atomic int64_t cells;
     _Atomic int64_t evictions; /* live keys that made room */
     _Atomic uint32_t cursor;   /* where the search for expired keys in other shards goes on */
+    struct table_groups groups;
 };
 
 /* 1 <= max_keys <= TABLE_KEYS_MAX. False: no memory. */
@@ -87,6 +102,11 @@ void table_destroy(struct table *t);
 static inline struct shard *table_shard(const struct table *t, uint64_t hash) {
     return &t->shards[t->shard_count == 1 ? 0 : hash >> t->shard_shift];
 }
+
+/* A space is of the prefix that hashes to `group`. For one caller at a time, and before the space has keys. False: no memory. */
+bool table_set_group(struct table *t, uint32_t number, uint32_t group);
+/* 0 where none was set. */
+uint32_t table_group(const struct table *t, uint32_t space);
 
 /* The rest needs the shard's lock. */
 

@@ -142,8 +142,11 @@ int store_space(StoreObject *s, PyObject *prefix, enum algorithm_id algorithm, P
         return -1;
     }
     uint32_t number = 0;
-    enum spaces_end end = spaces_take(s->spaces, &s->store.table, PyBytes_AS_STRING(name),
-                                      (size_t)PyBytes_GET_SIZE(name), store_now(&s->store), &number);
+    size_t length = (size_t)PyBytes_GET_SIZE(name);
+    size_t rest = strlen(":v1:") + strlen(algorithm_names[algorithm]); /* what follows the prefix is ASCII */
+    rest += tag == NULL ? 0 : 1 + (size_t)PyUnicode_GET_LENGTH(tag);
+    enum spaces_end end = spaces_take(s->spaces, &s->store.table, PyBytes_AS_STRING(name), length, length - rest,
+                                      store_now(&s->store), &number);
     Py_DECREF(name);
     if (end == SPACES_FULL) {
         PyErr_SetString(PyExc_OverflowError, "A MemoryStore holds at most 2**28 different prefixes and rules.");
@@ -294,8 +297,10 @@ static PyType_Slot store_slots[] = {
      "MemoryStore(server=None, options=None, *, clock=None, on_full='evict')\n--\n\n"
      "Keeps the states of one process' keys. Share one store to share limits (throttled.md, In-Memory).\n\n"
      "options: {'MAX_SIZE': n}, at most n keys (default 65536, about 6 MiB).\n"
-     "on_full: who makes room when it is full of live keys. 'evict': the key that has used the smallest share of its\n"
-     "quota; 'deny' the new key; 'raise' StoreUnavailableError. Expired keys always go first.\n"
+     "on_full: what makes room when it is full of live keys. 'evict': the key that has used the smallest share of its\n"
+     "quota; where all are at their limit, the longest unused one (of a sample) of the prefix and quota that have the\n"
+     "most keys, so that a flood of used-up keys frees none of another prefix or quota that holds less than its\n"
+     "share. 'deny' the new key; 'raise' StoreUnavailableError. Expired keys always go first.\n"
      "clock: a VirtualClock, for tests and replays.\n"
      "Raises SetUpError naming an option that is unknown or out of bounds."},
     {Py_tp_init, store_type_init},

@@ -16,7 +16,7 @@ import pytest
 from wsgi_servers import get, serving
 
 import headway
-from headway.contrib import Policy, Rule
+from headway.contrib import Policy, Rule, api_key
 from headway.contrib.wsgi import EnvironFacts
 from headway.contrib.wsgi import RateLimitMiddleware as WsgiMiddleware
 
@@ -203,7 +203,7 @@ def test_rules_without_a_name_have_that_of_their_policy_and_a_number(
     assert [entry.name for entry in policy.entries] == ["search:1", "hourly", "search:3"]
     facts = EnvironFacts({"REQUEST_METHOD": "GET", "REMOTE_ADDR": "192.0.2.1"})
     found = policy.decide(facts)
-    assert [one.key for one in found.outcomes] == [
+    assert [one.entry.prefix + one.key for one in found.outcomes] == [
         "search:1|192.0.2.1",
         "hourly|192.0.2.1",
         "search:3|192.0.2.1",
@@ -222,3 +222,22 @@ def test_two_middlewares_on_one_store_share_counts_on_purpose_where_no_rule_is_n
         with serving(one) as first, serving(two) as second:
             found = [get(port).status for port in (first, second, first, second)]
         assert found == [200, 200, 429, 429]
+
+
+def test_a_flood_of_used_up_keys_of_one_rule_frees_no_key_of_another() -> None:
+    """The rules have one quota, and the store of the policy is full of made-up API keys."""
+    rules = [
+        Rule("5/day", name="login", paths="/login"),
+        Rule("5/day", name="trial", paths="/trial", key=api_key(), cost=5),
+    ]
+    policy = Policy(rules, store=headway.MemoryStore(options={"MAX_SIZE": 1000}))
+
+    def status(path: str, key: str = "") -> int:
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "REMOTE_ADDR": "192.0.2.1"}
+        return policy.decide(EnvironFacts(environ | {"HTTP_X_API_KEY": key})).status
+
+    assert [status("/login") for _ in range(6)] == [200] * 5 + [429]
+    for number in range(3000):
+        status("/trial", f"made up {number}")
+    assert policy.store.evictions >= 2000
+    assert status("/login") == 429

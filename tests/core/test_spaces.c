@@ -12,7 +12,7 @@ static uint32_t take(struct spaces *r, struct table *t, int n) {
     char name[32];
     uint32_t number = UINT32_MAX;
     int length = sprintf(name, "tenant%d:v1:gcra", n);
-    CHECK_EQUAL(spaces_take(r, t, name, (size_t)length, EPOCH, &number), SPACES_OK);
+    CHECK_EQUAL(spaces_take(r, t, name, (size_t)length, (size_t)length, EPOCH, &number), SPACES_OK);
     return number;
 }
 

@@ -19,12 +19,18 @@ class Limits:
     __slots__ = ("limiter", "member", "members", "policies", "quotas")
 
     def __init__(
-        self, name: str, rule: Rule, quotas: Quotas, store: AnyStore, awaits: bool
+        self, entry: "Entry", rule: Rule, quotas: Quotas, store: AnyStore, awaits: bool
     ) -> None:
         self.quotas = quotas
         kind = _core.AsyncThrottled if awaits else _core.Throttled
-        self.limiter: Any = kind(quota=list(quotas), using=rule.using, store=store)
-        found = policy_members(name, quotas)
+        # A full store evicts by prefix: a flood of one rule's keys frees no key of another rule.
+        self.limiter: Any = kind(
+            quota=list(quotas),
+            using=rule.using,
+            store=store,
+            key_prefix=f"headway:{entry.prefix}",
+        )
+        found = policy_members(entry.name, quotas)
         self.members = [member for member, _ in found]
         self.member = self.members[0] if len(found) == 1 else None
         self.policies = ", ".join(policy for _, policy in found)

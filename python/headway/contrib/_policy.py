@@ -169,7 +169,7 @@ class Policy:
         verdict = Verdict(self.headers, self.reset)
         entry = self._only
         if entry is not None and entry.limits is not None:  # the usual case costs 1 us less so
-            ask = Outcome(entry, entry.limits, entry.prefix + entry.key(facts), entry.cost, None)
+            ask = Outcome(entry, entry.limits, entry.key(facts), entry.cost, None)
             try:
                 ask.result = await entry.limits.limiter.limit(ask.key, ask.cost)
             except StoreUnavailableError as error:
@@ -224,7 +224,7 @@ class Policy:
                     key = yield _AWAIT, key, 0
                 if key is None:
                     continue
-            key = entry.prefix + checked_key(key, entry.key)
+            key = checked_key(key, entry.key)
             if isinstance(rule, Concurrency):
                 if rule.websockets if websocket else rule.requests:
                     yield from self._entering(rule, Outcome(entry, None, key, 1, None), verdict)
@@ -284,7 +284,7 @@ class Policy:
         """A permit, at once or not at all."""
         from headway.limiters import MaxSleepExceededError
 
-        permit = self._semaphore(rule, ask.key)
+        permit = self._semaphore(rule, ask.entry.prefix + ask.key)
         try:
             yield _PERMIT, permit, 1
         except MaxSleepExceededError:
@@ -354,7 +354,7 @@ class Policy:
         found = entry.tiers.get(quotas)
         if found is None:
             assert isinstance(entry.rule, Rule)
-            found = Limits(entry.name, entry.rule, quotas, self.store, self.awaits)
+            found = Limits(entry, entry.rule, quotas, self.store, self.awaits)
             if len(entry.tiers) >= _TIERS_MAX:
                 entry.tiers.clear()
             entry.tiers[quotas] = found
