@@ -15,20 +15,31 @@ from pathlib import Path
 import headway
 
 PACKAGE = Path(headway.__file__).parent
-LOCKS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "SimpleQueue", "Queue"}
-MODULES = {"threading", "queue", "_thread", "multiprocessing"}
+LOCKS = {
+    *("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier", "Timer"),
+    *("Thread", "ThreadPoolExecutor", "ProcessPoolExecutor"),
+    *("SimpleQueue", "Queue", "LifoQueue", "PriorityQueue"),
+}
+"""What has a lock in it, or is a thread or has threads, which a child has not."""
+MODULES = {"threading", "queue", "_thread", "multiprocessing", "futures"}
 
 NOT_NEEDED = {
     "_atomic.py": "_Apart: of one operation of a task, which the child does not have",
     "_activity_redis.py": "the thread that tells is the parent's, and is started anew in a child",
     "choked/remote.py": "Remote: each use compares the process, and starts anew in a child",
+    "_workers.py": "Workers.put: in a child the handler forgets the threads",
     "commands/bench/measuring.py": "a counter of one measurement, whose processes do not fork on",
     "demo/access_log.py": "the demo forks nothing",
     "demo/clients.py": "the demo forks nothing",
+    "demo/command.py": "the demo forks nothing",
+    "demo/server.py": "the demo forks nothing",
     "limiters/_permits.py": "Permits: the keeper's handler starts all of them anew",
     "limiters/_watcher.py": "wait: the queue of one call, in one thread",
     "limiters/_keeper.py": "Keeper: in a child all keepers are forgotten, and made when needed",
     "limiters/_line.py": "_Line, Lines: in a child each Permits makes its lines anew",
+    "smartratelimit/_waiting.py": "ThreadWaiter: of one waiting thread, which the child has not",
+    "top/live.py": "`headway top` forks nothing",
+    "utils.py": "Benchmark: threads of one call, which ends them",
     "smartratelimit/storage.py": "RedisStorage.update: in a child all its lines are made anew",
 }
 """What is not seen from the text: file -> why a child does not meet the lock of its parent."""
