@@ -7,6 +7,7 @@ itself may count a decision twice.
 """
 
 import asyncio
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from headway._redis_errors import unavailable
+from headway._workers import in_worker
 from headway.exceptions import SetUpError, StoreUnavailableError
 
 __all__ = ["Client", "is_client"]
@@ -29,7 +31,7 @@ def is_client(candidate: object) -> bool:
 class Client:
     """What the compiled store calls."""
 
-    __slots__ = ("_errors", "_pending", "awaits", "client", "name")
+    __slots__ = ("__weakref__", "_errors", "_pending", "awaits", "client", "name")
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -52,7 +54,8 @@ class Client:
 
     async def _ask(self, words: list[bytes]) -> bytes:
         if not self.awaits:
-            return await asyncio.to_thread(self.call, words)
+            context = contextvars.copy_context()  # what watches the client goes by it
+            return await in_worker(self, functools.partial(context.run, self.call, words))
         try:
             return _encoded(await self.client.execute_command(words[0].decode(), *words[1:]))
         except Exception as error:

@@ -4,14 +4,15 @@ A store asks when a request could not be sent, or when a server says that anothe
 is found is told to the store, which the compiled client then goes by.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headway._core import Link
 from headway._forks import open_after_fork
+from headway._workers import in_worker
 from headway.exceptions import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class _Topology:
                 self._last = time.monotonic()
 
     async def refresh_async(self, store: "RedisStore") -> None:
-        """As `refresh`; it happens seldom, so a thread of the loop's executor does it."""
-        await asyncio.get_running_loop().run_in_executor(None, self.refresh, store)
+        """As `refresh`, in a thread of the store: the loop's executor is the program's."""
+        await in_worker(store, partial(self.refresh, store))
 
     def _look(self, store: "RedisStore") -> None:
         raise NotImplementedError

@@ -13,6 +13,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,6 +26,13 @@ USINGS = ("fixed_window", "sliding_window", "token_bucket", "leaking_bucket", "g
 BUCKETS = USINGS[2:]
 SLACK_S = 15.0
 """How late a busy machine may be."""
+
+
+class NoExecutor(ThreadPoolExecutor):
+    """For a loop whose executor is the program's: headway must not use it."""
+
+    def submit(self, *args: Any, **how: Any) -> Any:
+        raise AssertionError("the loop's default executor was used")
 
 
 def ask_as_thread(store: object, method: str = "limit", *args: Any, **how: Any) -> Any:

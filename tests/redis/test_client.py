@@ -15,7 +15,7 @@ import pytest
 import redis
 import redis.asyncio
 from servers import RedisServer
-from store_help import BUCKETS, USINGS, repr_of
+from store_help import BUCKETS, USINGS, NoExecutor, repr_of
 from topologies import Cluster, Sentinels
 
 from headway import MemoryStore, SetUpError, StoreUnavailableError, Throttled
@@ -64,6 +64,15 @@ def test_it_is_awaited_in_an_event_loop(server: RedisServer, using: str, awaits:
             await client.aclose()
 
     asyncio.run(main())
+
+
+def test_a_client_that_blocks_leaves_the_loops_executor_to_the_program(server: RedisServer) -> None:
+    async def main() -> list[bool]:
+        asyncio.get_running_loop().set_default_executor(NoExecutor())
+        limiter = AsyncThrottled(quota="3/h", store=client_of(server))
+        return list(map(bool, await asyncio.gather(*(limiter.limit("key") for _ in range(5)))))
+
+    assert sorted(asyncio.run(main())) == [False] * 2 + [True] * 3
 
 
 @pytest.mark.parametrize("using", BUCKETS)

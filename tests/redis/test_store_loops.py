@@ -14,9 +14,10 @@ from types import FrameType
 
 import pytest
 from servers import RedisServer
-from store_help import SLACK_S, child
+from store_help import SLACK_S, NoExecutor, child
 
 from headway import StoreUnavailableError
+from headway._redis_topology import Cluster
 from headway.asyncio import Throttled
 from headway.store import RedisStore
 
@@ -167,3 +168,21 @@ def test_a_store_that_is_closed_while_another_loop_comes_closes_those_it_had(
         limiter.store.close()
         late.run_until_complete(asyncio.sleep(0))
         late.close()
+
+
+def test_a_task_that_looks_for_who_serves_leaves_the_loops_executor_to_the_program(
+    server: RedisServer,
+) -> None:
+    looked: list[int] = []
+
+    class Nowhere(Cluster):
+        def _look(self, store: RedisStore) -> None:
+            looked.append(threading.get_ident())
+
+    async def main() -> int:
+        asyncio.get_running_loop().set_default_executor(NoExecutor())
+        await Nowhere([]).refresh_async(RedisStore(server.url))
+        return threading.get_ident()
+
+    assert asyncio.run(main()) not in looked
+    assert len(looked) == 1

@@ -257,11 +257,6 @@ class LimiterBase:
         self._prepare(scope)
         return self._memory.ledger(scope.key)
 
-    async def _prepare_async(self, scope: Scope) -> None:
-        for arguments in self._preparations(scope):
-            await self._change_async(scope.key, "configure", *arguments)
-        scope.prepared = True
-
     # ---- asking the storage ----
 
     def _change(self, key: str, method: str, *args: Any) -> Any:

@@ -220,6 +220,20 @@ class Scopes:
         host.asked += 1
         return plain
 
+    def has_met(self, url: str) -> bool:
+        """Whether `find` and `learn` need not ask for the paths of this URL's host."""
+        at = url.find("/", 8)
+        if (url if at < 0 else url[:at]) in self._origins:
+            return True
+        try:
+            return _origin(urlsplit(url), url) in self._hosts
+        except ValueError:  # `find` says what is wrong
+            return True
+
+    def meet(self, url: str) -> None:
+        """Ask for the paths of a URL's host, which takes a look at the storage."""
+        self._meet(url)
+
     def learn(self, method: str, url: str, resource: str) -> None:
         """A response told the resource."""
         host = self._meet(url)

@@ -1,8 +1,11 @@
 """Asking a ledger as a task does, in asyncio or in trio: see `_sync`, which it mirrors."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from headway._core import Ledger
+from headway._workers import in_worker
 from headway.smartratelimit._base import Entry, LimiterBase
 from headway.smartratelimit._scopes import Scope
 from headway.smartratelimit._waiting import Line, pause, shielded, steps, task_waiter
@@ -17,6 +20,7 @@ class TaskLimiter(LimiterBase):
         self, method: str, url: str, headers: Any, costs: "dict[str, int] | None"
     ) -> Entry:
         """Return when the request may go."""
+        await self._meet(url)
         scope, resource = self._find(method, url, headers)
         if not scope.prepared:
             await self._prepare_async(scope)
@@ -38,6 +42,30 @@ class TaskLimiter(LimiterBase):
                 self._refuse(scope, answer)
             line = scope.line(resource)
         return await self._queue(scope, resource, line, costs)
+
+    async def _meet(self, url: str) -> None:
+        """A host that is met for the first time: the storage is asked for its paths."""
+        if self._storage._waits and not self._scopes.has_met(url):
+            await self._apart(partial(self._scopes.meet, url))
+
+    async def _apart(self, work: Callable[[], Any]) -> Any:
+        """What asks the storage, in a thread where that waits."""
+        if self._storage._waits:
+            return await in_worker(self._storage, work)
+        return work()
+
+    async def _prepare_async(self, scope: Scope) -> None:
+        for arguments in await self._apart(partial(self._preparations, scope)):
+            await self._change_async(scope.key, "configure", *arguments)
+        scope.prepared = True
+
+    async def _count(self, method: str, url: str) -> Entry:
+        """A request that a library has made by itself, when it followed a redirect."""
+        await self._meet(url)
+        scope, resource = self._find(method, url, {})
+        now = self._clock()
+        answer = await self._change_async(scope.key, "reserve", None, now, 0, resource)
+        return scope, resource, answer if type(answer) is bytes else None, now
 
     async def _queue(
         self, scope: Scope, resource: str, line: Line, costs: "dict[str, int] | None"
@@ -90,6 +118,7 @@ class TaskLimiter(LimiterBase):
         scope, _, ticket, sent = entry
         if ticket is None:
             return
+        await self._meet(url)
         told = self._told(entry, headers, status, method, url)
         if told or not Ledger.is_settled(ticket):
             arguments = (ticket, told, sent, self._clock())
@@ -97,7 +126,7 @@ class TaskLimiter(LimiterBase):
         if scope.lines:
             scope.stir()
         if costs is not None or self._metrics is not None:
-            self._follow(scope, costs, status)
+            await shielded(self._apart(partial(self._follow, scope, costs, status)))
 
     async def _lose_async(self, entry: Entry, was_sent: bool) -> None:
         """No response has come."""

@@ -141,7 +141,7 @@ class AsyncRateLimiter(TaskLimiter):
                 for number, hop in enumerate((*response.history, response)):
                     where = str(hop.url)
                     if number:
-                        entry = self._count(hop.method, where)
+                        entry = await self._count(hop.method, where)
                     spent = None if number else costs
                     told = (hop.raw_headers, hop.status, hop.method, where)
                     await self._learn_async(entry, spent, *told)
@@ -152,12 +152,6 @@ class AsyncRateLimiter(TaskLimiter):
                 if delay is None:
                     return response
             await self._pause(delay)
-
-    def _count(self, method: str, url: str) -> Any:
-        scope, resource = self._find(method, url, {})
-        now = self._clock()
-        answer = self._change(scope.key, "reserve", None, now, 0, resource)
-        return scope, resource, answer if type(answer) is bytes else None, now
 
 
 class _Middleware:

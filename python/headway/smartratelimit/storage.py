@@ -53,6 +53,10 @@ TTL_NS = 30 * 86400 * 10**9
 class Storage(ABC):
     """What every storage is. A subclass gives `update`, `get`, `keys`, `clear` and `close`."""
 
+    _waits = False
+    """Whether its methods wait for a server or for other processes: a thread calls them then, for
+    an event loop."""
+
     @abstractmethod
     def update(self, key: str, step: Step[_A]) -> _A:
         """Change the bytes of `key` by `step(old or None) -> (new or None, answer)`, atomically.
@@ -218,6 +222,8 @@ class MemoryStorage(Storage):
 class SQLiteStorage(Storage):
     """In a file that processes share, and that survives them. db_path: a file, or ":memory:"."""
 
+    _waits = True
+
     def __init__(self, db_path: str = ":memory:") -> None:
         self.db_path = db_path
         try:
@@ -338,6 +344,7 @@ class RedisStorage(Storage):
     """
 
     MOST_TRIES = 2000
+    _waits = True
 
     def __init__(
         self,
@@ -481,8 +488,16 @@ class RedisStorage(Storage):
         return held if held is None or isinstance(held, bytes) else str(held).encode()
 
     def keys(self) -> list[str]:
+        return self._keys_from(_PREFIX)
+
+    def keys_under(self, origin: str) -> list[str]:
+        return self._keys_from(_PREFIX + origin.encode() + b"/")
+
+    def _keys_from(self, prefix: bytes) -> list[str]:
         found = []
         for name in self._command(_INDEX, "SMEMBERS", _INDEX):
+            if not name.startswith(prefix):
+                continue
             if self._command(name, "EXISTS", name):
                 found.append(name[len(_PREFIX) :].decode())
             else:  # it has run out
