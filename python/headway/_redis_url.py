@@ -61,19 +61,35 @@ class Place:
     ssl_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-_SECRET = re.compile(r"([?&][^=&#]*password=)[^&#]*")
+_OPTION = re.compile(r"([?&])([^=&#]*)=([^&#]*)")
+_SHOWN = {
+    *("db", "timeout", "socket_timeout", "connect_timeout", "socket_connect_timeout", "on_error"),
+    *("wait_replicas", "lease", "client_name", "tls", "size", "on_full", "busy_timeout"),
+    *(name for name in SSL_OPTIONS if name != "ssl_password"),
+}
+"""Options whose values hold no secret. Of all others, mistyped ones too, the value is masked."""
 
 
 def masked(url: str) -> str:
-    """Return the URL as it may be shown: without its passwords, even where it is mistyped."""
+    """Return the URL as it may be shown: without its secrets, even where it is mistyped.
+
+    A user without a password is masked too, since it is a password as a rule that lacks its colon.
+    """
     login, at, place = url.rpartition("@")
     if at:
         scheme, slashes, name = login.partition("://")
         if not slashes:
             login = "***"
-        elif ":" in name:
-            login = f"{scheme}://{name.partition(':')[0]}:***"
-    return _SECRET.sub(r"\1***", f"{login}{at}{place}")
+        else:
+            user, colon, _ = name.partition(":")
+            login = f"{scheme}://{user}:***" if colon else f"{scheme}://***"
+    place, sign, _ = place.partition("#")
+    return _OPTION.sub(_shown, f"{login}{at}{place}") + ("#***" if sign else "")
+
+
+def _shown(option: "re.Match[str]") -> str:
+    sign, name, _ = option.groups()
+    return option.group() if name in _SHOWN else f"{sign}{name}=***"
 
 
 def parse(url: str, options: Mapping[str, Any] | None = None) -> Place:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NoReturn
 
+from headway._redis_url import masked
 from headway.smartratelimit.exceptions import InvalidArgument
 
 __all__ = ["invalid", "items", "name", "number", "positive_number", "whole"]
@@ -11,6 +12,8 @@ __all__ = ["invalid", "items", "name", "number", "positive_number", "whole"]
 
 def invalid(field: str, value: object, expected: str) -> NoReturn:
     """Say which argument it was, what it was and what would do."""
+    if isinstance(value, str) and field in ("endpoint", "url"):
+        value = masked(value)
     raise InvalidArgument(f"Invalid {field}: {_shown(value)}, must be {expected}.")
 
 

@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from headway._core import Ledger, now_ns
 from headway._forks import open_after_fork
 from headway._interrupts import comes_from_a_handler
-from headway._redis_url import SCHEMES
+from headway._redis_url import SCHEMES, masked
 from headway._sqlite_store import SQLiteStore, path_of
 from headway._workers import in_worker
 from headway.exceptions import SetUpError, StoreUnavailableError
@@ -571,7 +571,7 @@ def open_storage(storage: object = "memory") -> Storage:
         if scheme in SCHEMES and "://" in storage:
             return RedisStorage(storage)
         raise ValueError(
-            f"Unknown storage backend: {storage!r}, must be 'memory', 'sqlite:///path' "
+            f"Unknown storage backend: {masked(storage)!r}, must be 'memory', 'sqlite:///path' "
             "or 'redis://host:port/db'."
         )
     missing = [name for name in _NEEDED if not callable(getattr(storage, name, None))]
