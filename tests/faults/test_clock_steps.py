@@ -11,6 +11,7 @@ import mmap
 import os
 import secrets
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -177,8 +178,9 @@ def store(clock: Clock, tmp_path: Path) -> Iterator[RedisStore]:
         cwd=tmp_path,
     )
     end = time.monotonic() + DEADLINE_S
-    while not place.exists() and time.monotonic() < end:
-        time.sleep(0.01)
+    with socket.socket(socket.AF_UNIX) as asking:
+        while asking.connect_ex(str(place)) != 0 and time.monotonic() < end:
+            time.sleep(0.01)
     yield RedisStore(f"unix://{place}")
     server.terminate()
     server.wait()
