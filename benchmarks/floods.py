@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
 from typing import Any
 
@@ -103,7 +103,7 @@ def _flooded(
     return freed, calls, hot_calls
 
 
-def _timed(limits: list[Callable[[str], Any]], keys: list[str]) -> float:
+def _timed(limits: Sequence[Callable[[str], Any]], keys: list[str]) -> float:
     turns = itertools.cycle(limits)
     pairs = list(zip(turns, keys, strict=False))
     started = perf_counter_ns()
