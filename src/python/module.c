@@ -3,6 +3,7 @@
 
 #include "atomic.h"
 #include "build_info.h"
+#include "kept_error.h"
 #include "ledger_type.h"
 #include "link_type.h"
 #include "loop_link.h"
@@ -78,21 +79,32 @@ static PyObject *now_ns(PyObject *module, PyObject *unused) {
     return PyLong_FromLongLong(clock_now());
 }
 
+#define FINISH_TRIES 64 /* memory may be short for a while */
+
 /* The callback of an event loop that gives a future its outcome. In Python, a signal's handler could raise before it does so, even before
  * its first instruction, and what awaits the future would hang. */
 static PyObject *finish_future(PyObject *module, PyObject *args) {
     (void)module;
-    PyObject *future, *answer, *error;
+    PyObject *future, *answer, *error, *done = NULL;
+    struct kept_error k = {0};
     if (!PyArg_ParseTuple(args, "OOO:_finish_future", &future, &answer, &error)) {
         return NULL;
     }
-    PyObject *done = PyObject_CallMethod(future, "done", NULL);
-    if (done == Py_False) {
-        Py_SETREF(done, error == Py_None ? PyObject_CallMethod(future, "set_result", "(O)", answer)
-                                         : PyObject_CallMethod(future, "set_exception", "(O)", error));
+    for (int tries = FINISH_TRIES; done == NULL && tries > 0; tries--) {
+        done = PyObject_CallMethod(future, "done", NULL);
+        if (done == Py_False) {
+            Py_SETREF(done, error == Py_None ? PyObject_CallMethod(future, "set_result", "(O)", answer)
+                                             : PyObject_CallMethod(future, "set_exception", "(O)", error));
+        }
+        if (done == NULL && tries > 1 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_Clear(); /* it is tried again */
+        } else if (done == NULL) {
+            error_keep(&k);
+            tries = tries > 3 ? 3 : tries;
+        }
     }
     Py_XDECREF(done);
-    return done == NULL ? NULL : Py_NewRef(Py_None);
+    return error_set(&k) ? NULL : Py_NewRef(Py_None);
 }
 
 static PyMethodDef own_functions[] = {

@@ -107,9 +107,10 @@ class Session:
         self.case.prepare()
         self.elsewhere.clear()
         self.loses = False
-        outcome = Outcome(*helper.load().run(self.call(), harm, kinds, own, at, until))
-        self.settle()
-        return outcome
+        try:  # no variable of this frame refers to the outcome, whose error may refer to the frame
+            return Outcome(*helper.load().run(self.call(), harm, kinds, own, at, until))
+        finally:
+            self.settle()
 
     def settle(self) -> None:
         """Let the loop call what run_until_complete() has left behind.
