@@ -364,6 +364,12 @@ static PyObject *call_throw(PyObject *object, PyObject *args) {
     } else if (stage != CALL_FRESH) {
         raise_thrown(type, value, traceback);
     }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (stage == CALL_FRESH) { /* a coroutine that has not begun passes it on as it is, StopIteration too */
+        release(c);
+        return NULL;
+    }
+#endif
     end = stepped(c, end);
     return method_answer(end, result);
 }

@@ -71,20 +71,13 @@ def await_it(driven: Driven) -> Any:
     return outer.send(None)
 
 
-def throw_stop_iteration(driven: Driven) -> Any:
-    """From Python 3.12 on a coroutine that has not begun lets it pass, as if it had returned."""
-    if driven.begun or sys.version_info < (3, 12):
-        return driven.made.throw(StopIteration(3))
-    return None
-
-
 ACTS: dict[str, Callable[[Driven], Any]] = {
     "next": lambda driven: driven.made.send(None),
     "send a value": lambda driven: driven.made.send(1),
     "throw an instance": lambda driven: driven.made.throw(Custom("thrown")),
     "throw a class": lambda driven: driven.made.throw(Custom),
     "throw GeneratorExit": lambda driven: driven.made.throw(GeneratorExit()),
-    "throw StopIteration": throw_stop_iteration,
+    "throw StopIteration": lambda driven: driven.made.throw(StopIteration(3)),
     "throw CancelledError": lambda driven: driven.made.throw(asyncio.CancelledError()),
     "throw a number": lambda driven: driven.made.throw(1),
     "throw a class and a value": lambda driven: driven.made.throw(Custom, "value"),

@@ -33,10 +33,13 @@ class Allocations:
             return False
         if self.lasting and operation.name == "choked.settle":
             return False  # PyContextVar_Set of CPython 3.11 crashes where two allocations fail
-        return not self.lasting or not self._own(operation)
+        return not self.lasting or not self._loses(operation)
+
+    def _loses(self, operation: Operation) -> bool:
+        return bool(operation.loop) or operation.store in ("client", "smartratelimit")
 
     def _own(self, operation: Operation) -> bool:
-        return sys.version_info >= (3, 12) or bool(operation.loop) or operation.store in ("client", "smartratelimit")
+        return sys.version_info >= (3, 12) or self._loses(operation)
 
     def begin(self, session: Session) -> int:
         """Warm up; how many moments there are."""

@@ -122,7 +122,7 @@ class Signals:
             self._end_child(session, error, value)
         # Until a child has ended, it may change what both share.
         of_children = self._children()
-        if session.loses or (session.loop is not None and self.handled and self.frame in LOOPS_OWN):
+        if session.loses or (session.loop is not None and self.handled and self._lost_by_loop()):
             return self._renew(session)
         problem = ""
         if isinstance(error, raised):
@@ -153,6 +153,16 @@ class Signals:
         if session.loses:
             return self._renew(session)
         return f"{problem} (handler ran in {self.frame})" if problem else ""
+
+    def _lost_by_loop(self) -> bool:
+        """Whether a loop has lost a callback of its own.
+
+        A future of asyncio that is given its outcome is done, but has not had the loop call its
+        callbacks, if a handler raises in call_soon() then. TaskWait has the loop called again.
+        """
+        if self.frame == "call_soon" and self.action in ("interrupt", "own"):
+            return "python/module.c" in helper.where()
+        return self.frame in LOOPS_OWN
 
     def _renew(self, session: Session) -> str:
         """asyncio has lost a task, or a callback of its own, as it does with any awaitable."""
