@@ -187,11 +187,11 @@ class Stages:
         )
 
     def torture(self) -> None:
-        """Two minutes of tests/torture: each day other operations and torments, each pair a test."""
+        """Two minutes of tests/torture, each day of other pairs; each pair is a test."""
         report = BUILD / "torture-rest.json"
         report.unlink(missing_ok=True)
         part = int(time.time() // DAY_S)
-        chosen = ["--seconds", str(TORTURE_S), "--part", str(part), "--report", report]
+        chosen = ["--seconds", str(TORTURE_S), "--part", str(part), "--report", str(report)]
         begun = time.monotonic()
         status, output = processes.run([sys.executable, "tests/torture/run.py", *chosen])
         results = Results()
@@ -292,7 +292,7 @@ def sanitizer_works(variant: str) -> bool:
         source.write_text("int main(void) { return 0; }\n")
         compiler = [*os.environ.get("CC", "cc").split(), SANITIZERS[variant]]
         status, _ = processes.run([*compiler, source, "-o", program])
-        command = [*launcher(variant), program]
+        command: list[str | Path] = [*launcher(variant), program]
         return status == 0 and processes.run(command, limit=EMPTY_PROGRAM_SECONDS)[0] == 0
 
 

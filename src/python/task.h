@@ -23,8 +23,8 @@ typedef struct task_wait_object {
     PyObject *loop;               /* NULL: not of asyncio; then `callback` is called when there is news */
     PyObject *callback, *context; /* of the task that sleeps */
     PyObject *more;               /* NULL, or a list of what was added beside it: pairs (callback, context or None) */
-    Py_ssize_t more_called;       /* so many of these the loop has been asked to call: all that were there when it was over */
-    PyObject *message;            /* of cancel() */
+    Py_ssize_t more_called; /* so many of these the loop has been asked to call: all that were there when it was over */
+    PyObject *message;      /* of cancel() */
     WakerObject *waker;
     struct task_wait_object *next_woken; /* in the module's list, then in the waker's */
     int64_t instant;                     /* when to look again; the waker's, with its lock, as the next two */

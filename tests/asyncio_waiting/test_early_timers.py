@@ -1,4 +1,4 @@
-"""An event loop that watches no descriptors wakes the waiters by its own timers, which may be early:
+"""An event loop that watches no descriptors wakes waiters by its own timers, which may be early:
 uvloop's are rounded to whole milliseconds, asyncio's go off a tick of the clock before their time.
 """
 

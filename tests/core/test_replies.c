@@ -170,9 +170,12 @@ static void a_lack_of_memory_is_told_from_a_reply_that_cannot_be(void) {
     static const struct {
         const char *bytes;
         bool fails, no_memory;
-    } cases[] = {{"$5\r\nhello\r\n", true, true},    {"*2\r\n:1\r\n+fine\r\n", true, true},
-                 {":5\r\n", false, false},             {"*1048577\r\n", true, false},
-                 {"not of this protocol", true, false}, {"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", true, false}};
+    } cases[] = {{"$5\r\nhello\r\n", true, true},
+                 {"*2\r\n:1\r\n+fine\r\n", true, true},
+                 {":5\r\n", false, false},
+                 {"*1048577\r\n", true, false},
+                 {"not of this protocol", true, false},
+                 {"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n", true, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct reply_reader r;
         CHECK(reply_reader_open(&r));

@@ -29,9 +29,10 @@ def callbacks_of(main: Callable[[], Any]) -> set[str]:
 
     def see(frame: FrameType, event: str, arg: object) -> None:
         back = frame.f_back
-        if event == "call" and back is not None and back.f_code.co_name == "_run":
-            if "/headway/" in frame.f_code.co_filename and "/asyncio/" in back.f_code.co_filename:
-                found.add(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+        if event != "call" or back is None or back.f_code.co_name != "_run":
+            return
+        if "/headway/" in frame.f_code.co_filename and "/asyncio/" in back.f_code.co_filename:
+            found.add(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
 
     async def watched() -> None:
         sys.setprofile(see)

@@ -1,5 +1,5 @@
-"""A fork by a signal's handler, or by a callback of the event loop, in the midst of a wait in memory:
-the child waits on as the parent does, in a line of its own.
+"""A fork by a signal's handler, or in an event loop, in the midst of a wait in memory: the child
+waits on as the parent does, in a line of its own.
 """
 
 from __future__ import annotations

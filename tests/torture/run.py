@@ -7,7 +7,8 @@
 Prints a line for each operation and torment: how many of its moments were covered, and what went
 wrong with a command that does it again. The same as JSON in build/torture.json. Ends with 1 where
 something went wrong. Each operation runs in a child process, so that a crash or a hang is a finding
-like any other. --only and --torment take patterns with `*`, several joined by commas.
+like any other. --only and --torment take patterns with `*`, several joined by commas. What the
+harness covers, and what it cannot see, is in docs/internals/torture.md.
 """
 
 from __future__ import annotations

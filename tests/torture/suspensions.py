@@ -38,6 +38,11 @@ class Stepper:
     def __init__(self, inner: Any, at: int, action: str) -> None:
         self.inner, self.at, self.action = inner, at, action
         self.count = 0
+        self.listening = self.heard = 0
+        """Callbacks that were added beside the task's, and those that were called."""
+
+    def _hear(self, of: Any) -> None:
+        self.heard += of.done()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         inner = self.inner
@@ -84,6 +89,12 @@ class Stepper:
                         iterator = do = got = None
                         gc.collect()
                         return CLOSED
+                    case "listen" | "listen and cancel" if hasattr(got, "add_done_callback"):
+                        for _ in range(2):
+                            got.add_done_callback(self._hear)
+                        self.listening += 2
+                        if self.action == "listen and cancel":
+                            task.cancel()
                     case "resume early":
                         # As a loop does that wakes a task twice.
                         got = iterator.send(None)
@@ -106,6 +117,8 @@ EXPECTED: dict[str, tuple[type[BaseException], ...]] = {
     "throw and resume": (RuntimeError,),
     "collect": (),
     "resume early": (RuntimeError,),
+    "listen": (),
+    "listen and cancel": (asyncio.CancelledError,),
 }
 
 
@@ -178,6 +191,8 @@ class Suspensions:
             problem = f"it raised {error!r}"
         if error is None and action == "throw" and reached:
             problem = "what was thrown did not come out"
+        if stepper.heard != stepper.listening:
+            problem = f"of {stepper.listening} callbacks {stepper.heard} were called"
         if value is CLOSED:
             error = asyncio.CancelledError()
         del task, stepper, value
