@@ -61,7 +61,7 @@ def test_a_wait_leaves_no_memory_behind(ends: str) -> None:
             await task
 
     async def main() -> int:
-        store = store_of(server.url)
+        store = store_of(server.url, timeout=DEADLINE_S)
         limiter = Throttled("k", using="gcra", quota="100/s burst 1", store=store, timeout=3600)
         for _ in range(100):
             await wait(limiter)
@@ -80,7 +80,7 @@ def test_a_wait_leaves_no_memory_behind(ends: str) -> None:
 def test_replies_that_make_no_sense_end_their_connection(ask: Ask) -> None:
     """They may be out of step with the requests, and would stay so."""
     with FakeServer(lambda request: b":5\r\n") as server:
-        limiter = ask.limiter(store_of(server.url))
+        limiter = ask.limiter(store_of(server.url, timeout=DEADLINE_S))
         for number in range(1, 6):
             with pytest.raises(StoreUnavailableError, match="cannot have said"):
                 ask.limit(limiter)
@@ -90,7 +90,7 @@ def test_replies_that_make_no_sense_end_their_connection(ask: Ask) -> None:
 def test_the_loop_goes_on_with_a_new_connection_after_a_reply_that_makes_no_sense(ask: Ask) -> None:
     answers = iter([b":5\r\n"])
     with FakeServer(lambda request: next(answers, None) or decided()) as server:
-        limiter = ask.limiter(store_of(server.url))
+        limiter = ask.limiter(store_of(server.url, timeout=DEADLINE_S))
         with pytest.raises(StoreUnavailableError):
             ask.limit(limiter)
         assert not ask.limit(limiter).limited
@@ -146,7 +146,7 @@ def test_a_call_that_was_ended_as_its_reply_came_is_not_looked_at(done: str) -> 
         return decided() * count if len(waiting) == count else SILENCE
 
     async def main() -> list[Any]:
-        store = store_of(server.url)
+        store = store_of(server.url, timeout=DEADLINE_S)
         limiter = Throttled(using="gcra", quota="1000/s", store=store)
         calls = [limiter.limit(f"k{number}") for number in range(count)]
         first, *waits = [call.send(None) for call in calls]
@@ -230,7 +230,7 @@ def test_an_exception_as_a_reply_wakes_its_task_comes_out_and_the_task_goes_on(
     loop = Loop()
 
     async def main() -> Any:
-        store = store_of(server.url)
+        store = store_of(server.url, timeout=DEADLINE_S)
         limiter = Throttled(using="gcra", quota="1000/s", store=store)
         await limiter.limit("k")
         loop.armed = True
