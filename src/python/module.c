@@ -109,7 +109,7 @@ static PyObject *finish_future(PyObject *module, PyObject *args) {
 
 static PyMethodDef own_functions[] = {
     {"_finish_future", finish_future, METH_VARARGS,
-     "_finish_future(future, answer, error)\n--\n\nGives a future that is not done its answer, or its error where that is not None."},
+     "_finish_future(future, answer, error, /)\n--\n\nGives a future that is not done its answer, or its error where that is not None."},
     {"now_ns", now_ns, METH_NOARGS,
      "now_ns()\n--\n\nThe clock that limiters go by: nanoseconds since the Unix epoch, never stepping.\n\n"
      "It is the monotonic clock plus the wall clock's offset when the module was loaded."},
