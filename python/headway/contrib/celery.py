@@ -22,7 +22,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, ClassVar, cast
 
 from headway._checks import positive_int
 from headway._core import Quota, Throttled, per_duration, per_sec
@@ -35,6 +35,7 @@ from headway.types import AnyStore, QuotaLike
 try:
     import celery  # type: ignore[import-untyped,unused-ignore]
     from celery.exceptions import Retry  # type: ignore[import-untyped,unused-ignore]
+    from kombu.exceptions import OperationalError  # type: ignore[import-untyped,unused-ignore]
 except ImportError as error:
     raise ImportError(
         'headway.contrib.celery needs Celery: pip install "headway[celery]"', name="celery"
@@ -81,6 +82,8 @@ class _Line:
         for number, (booking, burst_s) in enumerate(self._rules):
             result = booking.limit(f"{number}:{key}", cost)
             if not result:
+                for taken, (other, _) in enumerate(self._rules[:number]):
+                    other._settle(f"{taken}:{key}", 0, cost)
                 return FARTHEST_S * random.uniform(0.5, 1.0), False
             wait = max(wait, result.state.reset_after - burst_s)
         return wait, True
@@ -141,6 +144,14 @@ class _Limits:
         seconds = min(seconds, LONGEST_RUN_S)
         known = seconds if self._run_s is None else self._run_s
         self._run_s = known + 0.3 * (seconds - known)
+
+
+class _Later(Exception):
+    """A task may not run yet, but in so many seconds."""
+
+    def __init__(self, seconds: float, why: str, placed: bool) -> None:
+        super().__init__(why)
+        self.seconds, self.why, self.placed = seconds, why, placed
 
 
 class RateLimitedTask(celery.Task):  # type: ignore[misc,unused-ignore]
@@ -209,17 +220,28 @@ class RateLimitedTask(celery.Task):  # type: ignore[misc,unused-ignore]
             most = limits.most(key)
             if cost > most:
                 raise DataError(f"Invalid cost: {cost}, the quota of {key!r} has at most {most}.")
-        permit = None
-        try:
-            self._wait_for_its_place(limits, key, cost)
-            permit = self._permit(limits, key)
-            self._take(limits, key, cost)
-        except BaseException as error:
-            if permit is not None:
-                permit.__exit__(None, None, None)
-            if isinstance(error, StoreUnavailableError):
-                self._put_back_without_store(error)
-            raise
+        history = self._history()
+        placed, failures = self.request.is_eager or history["placed"], history["failures"]
+        while True:
+            permit = None
+            try:
+                if not placed:
+                    self._wait_for_its_place(limits, key, cost)
+                permit = self._permit(limits, key)
+                self._take(limits, key, cost)
+                break
+            except BaseException as error:
+                if permit is not None:
+                    permit.__exit__(None, None, None)
+                if isinstance(error, _Later):
+                    later = error
+                elif isinstance(error, StoreUnavailableError) and not self.request.is_eager:
+                    failures += 1
+                    later = self._later_without_store(error, failures)
+                else:
+                    raise
+            placed = later.placed
+            self._put_back(later, failures)
         since = time.monotonic()
         try:
             yield
@@ -229,11 +251,11 @@ class RateLimitedTask(celery.Task):  # type: ignore[misc,unused-ignore]
                 permit.__exit__(None, None, None)
 
     def _wait_for_its_place(self, limits: _Limits, key: str, cost: int) -> None:
-        if self.quota is None or self.request.is_eager or self._history()["placed"]:
+        if self.quota is None:
             return
         wait, placed = limits.line_for(key).book(key, cost)
         if wait > self.max_wait:
-            self._put_back(wait, f"over the quota of {key!r}", placed=placed)
+            raise _Later(wait, f"over the quota of {key!r}", placed)
 
     def _permit(self, limits: _Limits, key: str) -> SyncSemaphore | None:
         if self.concurrency is None:
@@ -246,7 +268,7 @@ class RateLimitedTask(celery.Task):  # type: ignore[misc,unused-ignore]
             permit.__enter__()
         except MaxSleepExceededError:
             wait = limits.until_a_permit(key)
-            self._put_back(wait, f"{self.concurrency} of {key!r} run already", placed=True)
+            raise _Later(wait, f"{self.concurrency} of {key!r} run already", True) from None
         return permit
 
     def _take(self, limits: _Limits, key: str, cost: int) -> None:
@@ -257,7 +279,7 @@ class RateLimitedTask(celery.Task):  # type: ignore[misc,unused-ignore]
         if not result:  # it came late, as others did; or somebody else uses the quota too
             wait, placed = limits.line_for(key).book(key, cost)
             wait = min(max(wait, result.state.retry_after), FARTHEST_S)
-            self._put_back(wait, f"over the quota of {key!r}", placed=placed)
+            raise _Later(wait, f"over the quota of {key!r}", placed)
 
     # Going back to the broker.
 
@@ -269,24 +291,40 @@ class RateLimitedTask(celery.Task):  # type: ignore[misc,unused-ignore]
             return {"placed": False, "failures": 0}
         return found
 
-    def _put_back(self, seconds: float, why: str, *, placed: bool, failures: int = 0) -> NoReturn:
-        """Send the task again, to come in so many seconds; and end this run of it."""
-        request = self.request
-        history = {"placed": placed, "failures": failures, "retries": request.retries}
-        headers = {**(request.headers or {}), HEADER: history}
-        signature: Any = self.signature_from_request(request, countdown=seconds, headers=headers)
-        signature.apply_async()
-        raise Retry(f"{why}: back in {seconds:.3g} s", when=seconds, sig=signature)
+    def _put_back(self, later: _Later, failures: int) -> None:
+        """Send the task again, to come in so many seconds, and raise Retry, which ends this run.
 
-    def _put_back_without_store(self, error: StoreUnavailableError) -> None:
-        """A store that does not answer costs no task its life. In place, the error is raised."""
-        if self.request.is_eager:
-            return
-        failures = self._history().get("failures", 0)
+        A broker that does not take it costs no task its life: it waits in this process for the
+        broker, and returns when its turn has come before that.
+        """
+        request = self.request
+        history = {"placed": later.placed, "failures": failures, "retries": request.retries}
+        headers = {**(request.headers or {}), HEADER: history}
+        until = time.monotonic() + later.seconds
+        pause, most = BACK_OFF_S
+        while True:
+            rest = max(0.0, until - time.monotonic())
+            signature: Any = self.signature_from_request(request, countdown=rest, headers=headers)
+            try:
+                signature.apply_async()
+            except (OperationalError, OSError) as error:
+                logger.warning(
+                    "%s waits here, the broker does not take it back: %s", self.name, error
+                )
+            else:
+                raise Retry(f"{later.why}: back in {rest:.3g} s", when=rest, sig=signature)
+            rest = until - time.monotonic()
+            if rest <= 0:
+                return
+            time.sleep(min(rest, pause))
+            pause = min(2 * pause, most)
+
+    def _later_without_store(self, error: StoreUnavailableError, failures: int) -> _Later:
+        """A store that does not answer costs no task its life."""
         first, most = BACK_OFF_S
-        wait = min(first * 2**failures, most) * random.uniform(0.5, 1.0)
+        wait = min(first * 2 ** (failures - 1), most) * random.uniform(0.5, 1.0)
         logger.warning("%s is put back for %.1f s: %s", self.name, wait, error)
-        self._put_back(wait, "its limits do not answer", placed=False, failures=failures + 1)
+        return _Later(wait, "its limits do not answer", False)
 
 
 def _check(cls: type[RateLimitedTask]) -> None:
