@@ -399,3 +399,20 @@ def test_what_is_no_server_is_refused() -> None:
         RateLimit("1/s").install(object())
     with pytest.raises(headway.SetUpError, match="Invalid methods: 'tools/call', must be several"):
         RateLimit("1/s").install(make_server(), methods="tools/call")
+
+
+@eras
+def test_a_client_over_http_gets_no_fresh_count_with_a_new_session(era: dict[str, Any]) -> None:
+    """Without a token: whoever calls may open as many sessions as it likes."""
+    server = make_server()
+    RateLimit("2/hour").install(server)
+
+    async def main(url: str) -> None:
+        failed = []
+        for _ in range(3):
+            async with connected_by_http(url, **era) as client:
+                failed.append((await client.call("search")).is_error)
+        assert failed == [False, False, True]
+
+    with serving(server) as url:
+        asyncio.run(main(url))

@@ -181,6 +181,78 @@ def test_a_class_of_views_is_limited_by_its_decorators(store: headway.MemoryStor
     assert statuses(app, "/", "/") == [200, 429]
 
 
+@pytest.mark.parametrize("how", ["nested", "renamed", "twice"])
+def test_a_blueprint_keeps_its_limits_and_exemptions_under_any_name(
+    how: str, store: headway.MemoryStore
+) -> None:
+    limits = RateLimit(limits="4/minute", store=store)
+    limited, free = flask.Blueprint("limited", __name__), flask.Blueprint("free", __name__)
+    limits.limit("2/minute")(limited)
+    limits.exempt(free)
+    app = flask.Flask("test")
+    limits.init_app(app)
+    for blueprint in (limited, free):
+        blueprint.add_url_rule("/x", "x", lambda: "x")
+        name = blueprint.name
+        if how == "nested":
+            outer = flask.Blueprint(f"outer-{name}", __name__, url_prefix=f"/{name}")
+            outer.register_blueprint(blueprint)
+            app.register_blueprint(outer)
+        else:
+            app.register_blueprint(blueprint, name=f"new-{name}", url_prefix=f"/{name}")
+        if how == "twice":
+            app.register_blueprint(blueprint, name=f"again-{name}", url_prefix=f"/more/{name}")
+    client = app.test_client()
+    paths = ["/limited/x"] * 3 if how != "twice" else ["/limited/x", "/more/limited/x"] * 2
+    assert [client.get(path).status_code for path in paths][:3] == [200, 200, 429]
+    assert {client.get("/free/x").status_code for _ in range(6)} == {200}
+
+
+def test_a_blueprint_of_the_same_name_elsewhere_is_another(store: headway.MemoryStore) -> None:
+    limits = RateLimit(limits="2/minute", store=store)
+    app = flask.Flask("test")
+    limits.init_app(app)
+    free, other = flask.Blueprint("pages", __name__), flask.Blueprint("pages", __name__)
+    for blueprint in (free, other):
+        blueprint.add_url_rule("/x", "x", lambda: "x")
+    limits.exempt(free)
+    outer = flask.Blueprint("outer", __name__, url_prefix="/outer")
+    outer.register_blueprint(free)
+    app.register_blueprint(outer)
+    app.register_blueprint(other)
+    client = app.test_client()
+    assert [client.get("/outer/x").status_code for _ in range(3)] == [200, 200, 200]
+    assert [client.get("/x").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_blueprints_of_applications_that_are_gone_leave_no_limits_behind() -> None:
+    limits = RateLimit()
+    for _ in range(3):
+        blueprint = flask.Blueprint("api", __name__)
+        blueprint.add_url_rule("/x", "x", lambda: "x")
+        limits.limit("2/minute")(blueprint)
+        app = flask.Flask("test")
+        limits.init_app(app)
+        app.register_blueprint(blueprint)
+        client = app.test_client()
+        assert [client.get("/x").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_class_of_views_may_be_exempt(store: headway.MemoryStore) -> None:
+    limits = RateLimit(limits="1/minute", store=store)
+
+    @limits.exempt
+    class Health(MethodView):
+        def get(self) -> str:
+            return "ok"
+
+    app = flask.Flask("test")
+    limits.init_app(app)
+    app.add_url_rule("/health", view_func=Health.as_view("health"))
+    client = app.test_client()
+    assert [client.get("/health").status_code for _ in range(3)] == [200, 200, 200]
+
+
 def test_a_blueprint_is_limited_with_its_children_and_may_be_exempt(
     store: headway.MemoryStore,
 ) -> None:

@@ -362,7 +362,8 @@ def _is_exempt(request: "HttpRequest") -> bool:
         view: Any = resolve(request.path_info, urlconf).func
     except Resolver404:
         return False
-    return hasattr(view, EXEMPT) or hasattr(getattr(view, "view_class", None), EXEMPT)
+    kinds = (getattr(view, name, None) for name in ("view_class", "cls"))  # Django's, and DRF's
+    return hasattr(view, EXEMPT) or any(hasattr(kind, EXEMPT) for kind in kinds)
 
 
 def _verdicts(request: Any) -> list[Verdict]:

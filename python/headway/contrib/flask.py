@@ -22,6 +22,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
 
 from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import (
@@ -236,8 +237,9 @@ class RateLimit:
         given = (limits, key, store, headers, reset, dry_run, on_error, exempt)
         self._given = dict(zip(CONFIG, given, strict=True))
         self._on_limited: OnLimited | None = checked_on_limited(on_limited)
-        self._blueprints: dict[str, list[_Source]] = {}
-        self._exempt: set[str] = set()
+        # By the blueprint itself: an application registers it under any name, or under several.
+        self._blueprints: WeakKeyDictionary[Blueprint, list[_Source]] = WeakKeyDictionary()
+        self._exempt: WeakSet[Blueprint] = WeakSet()
         if app is not None:
             self.init_app(app)
 
@@ -285,7 +287,7 @@ class RateLimit:
             if isinstance(view, Blueprint):
                 rules = rules_of_view(view, limits, name)
                 source = _Source(rules, options, on_limited)
-                self._blueprints.setdefault(view.name, []).append(source)
+                self._blueprints.setdefault(view, []).append(source)
                 return view
             if not callable(view):
                 raise TypeError(f"limit() decorates a view or a blueprint, not {view!r}.")
@@ -303,9 +305,11 @@ class RateLimit:
         return decorate
 
     def exempt(self, view: _V) -> _V:
-        """Take a view or a blueprint out of the limits of the application and of its blueprints."""
+        """Take a view, a class of views or a blueprint out of the limits of the application and of
+        its blueprints.
+        """
         if isinstance(view, Blueprint):
-            self._exempt.add(view.name)
+            self._exempt.add(view)
         else:
             setattr(view, EXEMPT, True)
         return view
@@ -326,16 +330,25 @@ class RateLimit:
     def _before(self) -> Any:
         application = self._application()
         view = current_app.view_functions.get(request.endpoint or "")
-        if getattr(view, EXEMPT, False) or not self._exempt.isdisjoint(request.blueprints):
+        if getattr(view, EXEMPT, False) or getattr(_class_of(view), EXEMPT, False):
+            return None
+        known = current_app.blueprints
+        blueprints = [known[name] for name in reversed(request.blueprints) if name in known]
+        if any(blueprint in self._exempt for blueprint in blueprints):
             return None
         guards = [] if application.whole is None else [application.whole]
-        for blueprint in reversed(request.blueprints):
-            guards += map(application.guard, self._blueprints.get(blueprint, ()))
+        for blueprint in blueprints:
+            guards += map(application.guard, self._blueprints.get(blueprint) or ())
         for guard in guards:
             answer = guard.check()
             if answer is not None:
                 return answer
         return None
+
+
+def _class_of(view: Any) -> Any:
+    """The class of a view that `as_view` made; None for a function."""
+    return getattr(view, "view_class", None)
 
 
 def _verdicts() -> list[Verdict]:

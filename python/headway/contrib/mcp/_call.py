@@ -166,9 +166,27 @@ def session(missing: KeyLike | None = None) -> KeyFunction:
     return _Session(missing)
 
 
+class _Peer(KeyFunction):
+    """Over HTTP the address, else the connection."""
+
+    __slots__ = ("address", "session")
+
+    def __init__(self) -> None:
+        self.address, self.session = client_address(), session()
+
+    def __call__(self, facts: Any) -> Any:
+        return (self.session if facts.request.http is None else self.address)(facts)
+
+    def __repr__(self) -> str:
+        return "caller()"
+
+
 def caller() -> KeyFunction:
-    """The most that is known of who calls: the user, else the session, else the address."""
-    return user(missing=session(missing=client_address()))
+    """The user of the access token, else over HTTP the address, and elsewhere the connection.
+
+    A session over HTTP is no caller: a client may open as many as it likes.
+    """
+    return user(missing=_Peer())
 
 
 class _Everyone(KeyFunction):
