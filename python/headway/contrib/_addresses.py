@@ -10,7 +10,14 @@ Parsing an address takes microseconds, so results are kept; what a client can se
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 from headway.exceptions import SetUpError
 
@@ -26,6 +33,7 @@ _PAIR = re.compile(r"""\s*(?:([^\s=;"]+)=("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*)?(?:;|$
 """A parameter of Forwarded, or none, as between two semicolons."""
 
 _TEXT_MAX = 64
+_CUT = "?"
 _CHAIN_MAX = 4096
 """Characters of a chain of addresses that are read, from the right. What a client wrote itself is
 on the left, and of any length.
@@ -87,7 +95,7 @@ def networks(trusted: "str | Iterable[str]") -> tuple[Trusts, bool]:
         if name == UNIX:
             continue
         try:
-            known.append(ip_network(name))
+            known.append(_unmapped(ip_network(name)))
         except (ValueError, TypeError) as error:
             raise SetUpError(
                 f"Invalid trusted_proxies: {name!r}, must be addresses or networks such as "
@@ -102,15 +110,26 @@ def networks(trusted: "str | Iterable[str]") -> tuple[Trusts, bool]:
     return (lambda text: len(text) <= _TEXT_MAX and trusts(text)), unix
 
 
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """The IPv4 network that one of IPv6 stands for, as `parse` does it with addresses."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
 def _hops(value: str, forwarded: bool) -> Iterable[str]:
-    """Who is named, from the right. Yields "" where an element names nobody, or is cut off."""
+    """Who is named, from the right. Yields what is no address where an element is no name."""
     parts = _elements if forwarded else _fields
     if len(value) <= _CHAIN_MAX:
         elements = parts(value)
     else:
         elements = [*parts(value[-_CHAIN_MAX:])]
-        elements[-1] = ""
-    return map(_named, elements) if forwarded else (hop.strip() for hop in elements)
+        elements[-1] = _CUT
+    stated = (element.strip() for element in elements)
+    named = (element for element in stated if element)  # RFC 9110: empty elements are ignored
+    return map(_named, named) if forwarded else named
 
 
 def _fields(value: str) -> Iterable[str]:

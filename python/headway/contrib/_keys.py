@@ -37,6 +37,12 @@ _KEY_MAX = 200
 """Longer keys are hashed: a client chooses their length, and pays nothing for it."""
 
 
+_FACTORIES = (__name__, "headway.contrib.mcp._call")
+"""Modules whose functions make key functions."""
+_CREDENTIALS = ("authorization", "proxy-authorization")
+"""Headers of a scheme, in whatever letters, blanks, and the secret (RFC 9110, section 11.4)."""
+
+
 class KeyFunction(ABC):
     """A key function that reads `Facts`, so that it works in every framework."""
 
@@ -73,6 +79,11 @@ def key_function(key: object) -> KeyFunction:
         raise SetUpError(
             f"Invalid key: {key!r}, must be a key function such as client_address(), or a callable "
             "that takes the request and returns a string, or None for no limit."
+        )
+    if getattr(key, "__module__", None) in _FACTORIES:
+        name = getattr(key, "__name__", "")
+        raise SetUpError(
+            f"Invalid key: {name} makes a key function and must be called: key={name}()."
         )
     return _Own(key)
 
@@ -187,6 +198,9 @@ class _ApiKey(KeyFunction):
             secret = facts.query(self.query)
         if not secret:
             return self.missing(facts)
+        if self.header in _CREDENTIALS:
+            scheme, *rest = secret.split(None, 1)
+            secret = " ".join([scheme.lower(), *(part.strip() for part in rest)])
         return "key:" + _digest(secret)
 
     def __repr__(self) -> str:
@@ -198,7 +212,8 @@ def api_key(
 ) -> KeyFunction:
     """The API key of a request, hashed: a store never sees the secret.
 
-    header: where it stands; "authorization" takes that whole header. query: a parameter that may
+    header: where it stands; "authorization" takes that whole header, its scheme in any letters.
+    query: a parameter that may
     hold it instead. missing: who is counted where there is none, by default `client_address()`.
 
     Nothing here knows whether a key is valid, and who makes up a new one for each request has a new
@@ -237,14 +252,15 @@ class _Route(KeyFunction):
     __slots__ = ()
 
     def __call__(self, facts: Facts) -> str:
-        return f"{facts.method} {facts.route()}"
+        method = facts.method
+        return f"{'GET' if method == 'HEAD' else method} {facts.route()}"
 
     def __repr__(self) -> str:
         return "route()"
 
 
 def route() -> KeyFunction:
-    """The method and the route's template: all who call it share one count.
+    """The method and the route's template: all who call it share one count. HEAD counts as GET.
 
     In a middleware, which runs before routing, it is the path.
     """

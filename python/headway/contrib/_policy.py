@@ -39,6 +39,7 @@ from headway.contrib._rules import (
     Rule,
     RuleLike,
     checked_name,
+    checked_switch,
     quotas_of,
 )
 from headway.contrib._verdict import Outcome, Verdict
@@ -97,8 +98,9 @@ class Policy:
         self.exempt = Exemptions(exempt)
         default = client_address() if key is None else key_function(key)
         rules = rules_of(limits, checked_name("name", name))
+        dry_run = checked_switch("dry_run", dry_run)
         self.entries = [
-            Entry(rule, rule.name or name_of, default, bool(dry_run)) for rule, name_of in rules
+            Entry(rule, rule.name or name_of, default, dry_run) for rule, name_of in rules
         ]
         names = [entry.name for entry in self.entries]
         for one in names:
@@ -254,7 +256,7 @@ class Policy:
         else:
             if len(asks) > 1:
                 yield from self._look_at_windows(asks)
-            for ask in asks:
+            for at, ask in enumerate(asks, 1):
                 assert ask.limits is not None
                 try:
                     ask.result = yield ask.limits.limiter, ask.key, ask.cost
@@ -263,6 +265,8 @@ class Policy:
                 else:
                     self._answered(ask, verdict)
                 if verdict.status != 200:
+                    if verdict.denied is ask:
+                        yield from self._longest_wait(asks[at:], verdict)
                     break
         if verdict.status != 200:
             verdict.give_back()
@@ -313,6 +317,29 @@ class Policy:
                 asks.remove(ask)
                 asks.insert(0, ask)
                 return
+
+    def _longest_wait(self, rest: list[Outcome], verdict: Verdict) -> Steps:
+        """Of rules that would deny too, the one that is waited for longest is told."""
+        for ask in rest:
+            if ask.entry.dry_run:
+                continue
+            assert ask.limits is not None
+            limiter = ask.limits.limiter
+            try:
+                look = yield limiter, ask.key, 0
+                if look.state.remaining >= ask.cost:
+                    continue
+                ask.result = yield limiter, ask.key, ask.cost
+            except StoreUnavailableError:
+                return  # the denial stands
+            if ask.result:  # it was free again between the two
+                verdict.taken.append(ask)
+                continue
+            denied = verdict.denied
+            assert denied is not None
+            assert denied.result is not None
+            if ask.result.state.retry_after > denied.result.state.retry_after:
+                verdict.denied = ask
 
     def _denied(self, ask: Outcome, verdict: Verdict) -> None:
         entry = ask.entry

@@ -30,6 +30,7 @@ __all__ = [
     "Rule",
     "RuleLike",
     "checked_name",
+    "checked_switch",
     "quotas_of",
 ]
 
@@ -64,6 +65,13 @@ def checked_name(field: str, value: object) -> str:
         f"Invalid {field}: {value!r}, must be visible ASCII characters without quotation marks, "
         "backslashes and '|'."
     )
+
+
+def checked_switch(field: str, value: object) -> bool:
+    """A bool: the text "false" of an environment is true. Raises SetUpError."""
+    if isinstance(value, bool):
+        return value
+    raise SetUpError(f"Invalid {field}: {value!r}, must be True or False.")
 
 
 def _names(field: str, value: object) -> tuple[str, ...]:
@@ -127,7 +135,7 @@ class _Matched:
             found = {method.upper() for method in _names("methods", methods)}
             self.methods = frozenset(found | {"HEAD"} if "GET" in found else found)
         self.exempt = Exemptions(exempt)
-        self.dry_run = bool(dry_run)
+        self.dry_run = checked_switch("dry_run", dry_run)
 
     @property
     def matches_all(self) -> bool:
@@ -239,8 +247,8 @@ class Concurrency(_Matched):
         if isinstance(expiry, bool) or not isinstance(expiry, (int, float)) or not expiry > 0:
             raise DataError(f"Invalid expiry: {expiry!r}, must be a positive number of seconds.")
         self.limit = limit
-        self.websockets = websockets
-        self.requests = requests
+        self.websockets = checked_switch("websockets", websockets)
+        self.requests = checked_switch("requests", requests)
         self.expiry = expiry
         self.retry_after = retry_after
 

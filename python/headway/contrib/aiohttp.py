@@ -189,7 +189,7 @@ class RateLimit:
 
             @functools.wraps(handler)
             async def wrapper(first: Any, *args: Any, **kwargs: Any) -> Any:
-                request = first.request if isinstance(first, web.View) else first
+                request = _request_of(handler, first, args)
 
                 async def go_on(_: web.Request) -> Any:
                     return await handler(first, *args, **kwargs)
@@ -276,6 +276,20 @@ async def _tell(request: web.Request, response: web.StreamResponse) -> None:
     """Add the fields to a response that is about to be sent."""
     for name, value in settled(request.get(VERDICTS, ()), response.status):
         response.headers[name] = value
+
+
+def _request_of(handler: Any, first: Any, args: tuple[Any, ...]) -> Any:
+    """The request that a handler is called with: a function, a method, or one of a `web.View`."""
+    if isinstance(first, web.BaseRequest):
+        return first
+    if isinstance(first, web.View):
+        return first.request
+    if args and isinstance(args[0], web.BaseRequest):
+        return args[0]
+    raise SetUpError(
+        f"The handler {getattr(handler, '__qualname__', handler)!r} was called without a request "
+        "as its first argument, which limit() needs to tell who is limited."
+    )
 
 
 def _is_websocket(request: web.Request) -> bool:

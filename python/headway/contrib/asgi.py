@@ -68,6 +68,15 @@ VERDICTS = "headway.verdicts"
 TRY_AGAIN_LATER = 1013
 """The code with which a WebSocket is closed where the server cannot send a 429."""
 
+_TOLD = frozenset(
+    {
+        b"ratelimit",
+        b"ratelimit-policy",
+        b"x-ratelimit-limit",
+        b"x-ratelimit-remaining",
+        b"x-ratelimit-reset",
+    }
+)
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
@@ -99,6 +108,10 @@ class ScopeFacts:
 
     def route(self) -> str:
         served = self.scope.get("route")
+        # FastAPI has the prefixes of included routers in a route of its own.
+        context = (self.scope.get("fastapi") or {}).get("effective_route_context")
+        if context is not None and getattr(context, "original_route", None) is served:
+            served = context
         template = getattr(served, "path_format", None) or getattr(served, "path", None)
         if not isinstance(template, str):
             return str(self.scope["path"]).removesuffix("\n")
@@ -263,7 +276,11 @@ def telling(send: Send, told: list[Verdict], style: str, reset: str) -> Send:
             else:
                 found = _encoded(all_fields(told, style, reset))
             if found:
-                message = {**message, "headers": [*(message.get("headers") or ()), *found]}
+                headers = message.get("headers") or ()
+                if any(name in _TOLD for name, _ in headers):  # of the application itself
+                    names = {name for name, _ in found}
+                    headers = [field for field in headers if field[0] not in names]
+                message = {**message, "headers": [*headers, *found]}
         elif kind == "websocket.close" and not accepted:
             give_back_where_denied(told, 403)  # which is what servers make of it
         return send(message)

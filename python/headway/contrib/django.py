@@ -32,10 +32,11 @@ from headway.contrib._rules import Concurrency, Rule, RuleLike
 from headway.contrib._verdict import Verdict
 from headway.contrib._views import rules_of_view, settled
 from headway.contrib.wsgi import VERDICTS
+from headway.exceptions import SetUpError
 
 try:
     from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-    from django.http import HttpResponse
+    from django.http import HttpRequest, HttpResponse
 
     from headway.contrib._django_settings import USUAL, Configured, configured
 except ImportError as missing:
@@ -46,7 +47,6 @@ except ImportError as missing:
     ) from missing
 
 if TYPE_CHECKING:
-    from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
 __all__ = [
@@ -299,14 +299,11 @@ class _Lazy:
 
 def _limited(view: Any, lazy: _Lazy) -> Any:
     @functools.wraps(view)
-    def wrapper(request: Any, *args: Any, **kwargs: Any) -> Any:
-        guard = lazy()
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        guard, request = lazy(), _request_of(view, args, kwargs)
         verdict = guard.decide(request)
         try:
-            if verdict.allowed:
-                response = view(request, *args, **kwargs)
-            else:
-                response = guard.denied(request, verdict)
+            response = view(*args, **kwargs) if verdict.allowed else guard.denied(request, verdict)
         except BaseException:
             verdict.release()
             raise
@@ -317,12 +314,12 @@ def _limited(view: Any, lazy: _Lazy) -> Any:
 
 def _limited_async(view: Any, lazy: _Lazy) -> Any:
     @functools.wraps(view)
-    async def wrapper(request: Any, *args: Any, **kwargs: Any) -> Any:
-        guard = lazy()
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        guard, request = lazy(), _request_of(view, args, kwargs)
         verdict = await guard.decide_async(request)
         try:
             if verdict.allowed:
-                response = await view(request, *args, **kwargs)
+                response = await view(*args, **kwargs)
             else:
                 response = guard.denied(request, verdict)
         except BaseException:
@@ -331,6 +328,21 @@ def _limited_async(view: Any, lazy: _Lazy) -> Any:
         return _tell(request, response, verdict, awaits=True)
 
     return wrapper
+
+
+def _request_of(view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "HttpRequest":
+    """The request that a view is called with: its first argument, or that of a method after `self`.
+
+    A request of Django REST framework has Django's own in it.
+    """
+    for value in (*args[:2], kwargs.get("request")):
+        found = getattr(value, "_request", value)
+        if isinstance(found, HttpRequest):
+            return found
+    raise SetUpError(
+        f"The view {getattr(view, '__qualname__', view)!r} was called without a request, which "
+        "limit() needs to tell who is limited."
+    )
 
 
 def _limited_method(dispatch: Any, lazy: _Lazy) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 try:
     from fastapi import Response, WebSocket, WebSocketException
+    from fastapi.params import Depends
     from fastapi.requests import HTTPConnection
 except ImportError as error:
     raise ImportError(
@@ -278,7 +279,8 @@ def _asked(function: Callable[..., Any]) -> tuple[Signature, list[Parameter]]:
 def _parameter(seen: list[Parameter], kind: type, name: str) -> tuple[str, bool]:
     """The parameter of the endpoint that is a `kind`, or the name of one to add."""
     for one in seen:
-        if isinstance(one.annotation, type) and issubclass(one.annotation, kind):
+        injected = isinstance(one.default, Depends)  # what a dependency of the user's own returns
+        if isinstance(one.annotation, type) and issubclass(one.annotation, kind) and not injected:
             return one.name, True
     return name, False
 

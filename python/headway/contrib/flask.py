@@ -238,8 +238,8 @@ class RateLimit:
         self._given = dict(zip(CONFIG, given, strict=True))
         self._on_limited: OnLimited | None = checked_on_limited(on_limited)
         # By the blueprint itself: an application registers it under any name, or under several.
-        self._blueprints: WeakKeyDictionary[Blueprint, list[_Source]] = WeakKeyDictionary()
-        self._exempt: WeakSet[Blueprint] = WeakSet()
+        self._blueprints: WeakKeyDictionary[Any, list[_Source]] = WeakKeyDictionary()
+        self._exempt: WeakSet[Any] = WeakSet()
         if app is not None:
             self.init_app(app)
 

@@ -16,10 +16,10 @@ from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, TypeVar, cast
 
 try:
-    from starlette.exceptions import HTTPException
+    from starlette.exceptions import HTTPException, WebSocketException
     from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
-    from starlette.websockets import WebSocket
+    from starlette.websockets import WebSocket, WebSocketState
 except ImportError as error:
     raise ImportError(
         "headway.contrib.starlette needs Starlette: pip install 'headway[starlette]'."
@@ -373,7 +373,12 @@ def connection_of(
 
 
 async def deny_websocket(websocket: WebSocket, verdict: Verdict) -> None:
-    """Deny a WebSocket that is not accepted yet."""
+    """Deny a WebSocket: by refusing it, or where it is accepted already by a WebSocketException.
+
+    The application may catch that one; else it closes the connection with code 1013.
+    """
+    if websocket.application_state is WebSocketState.CONNECTED:
+        raise WebSocketException(asgi.TRY_AGAIN_LATER, verdict.detail)
     receive = cast("Callable[[], Awaitable[asgi.Message]]", websocket.receive)
     send = cast("asgi.Send", websocket.send)
     await refuse_websocket(websocket.scope, receive, send, verdict)

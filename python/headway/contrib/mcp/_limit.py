@@ -14,6 +14,7 @@ from headway._checks import not_negative, positive, positive_int
 from headway._core import AsyncThrottled, MemoryStore, Throttled
 from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import KeyLike, checked_key, key_function
+from headway.contrib._rules import checked_switch
 from headway.contrib.mcp import _guard
 from headway.contrib.mcp._call import Call, CallFacts, caller, everyone
 from headway.contrib.mcp._denial import Denial, Denied
@@ -69,7 +70,7 @@ class Limit:
         By default a function is called by its own name and counted by its module's as well; a
         server's requests are counted under its name.
         """
-        self.dry_run = dry_run
+        self.dry_run = checked_switch("dry_run", dry_run)
         """Whether it only says in the log what it would have denied."""
         self.on_error = on_error
         """What becomes of a call when the store cannot answer."""

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from headway import _core
 from headway.constants import RateLimiterType
+from headway.contrib.asgi import ScopeFacts
 from headway.exceptions import StoreUnavailableError
 from headway.hooks import AsyncHook
 from headway.throttled.asyncio.contrib.fastapi.exceptions import RateLimitExceededError
@@ -124,8 +125,8 @@ def _has_exception_handler(app: Any, kind: type[Exception]) -> bool:
 
 
 def _route_template(request: Request) -> str:
-    """The template of the route, with the prefix of a mount: two mounts may have equal routes."""
-    return f"{request.scope.get('root_path') or ''}{request.scope['route'].path_format}"
+    """The template of the route, with the prefixes of mounts and included routers."""
+    return ScopeFacts(request.scope).route()
 
 
 def _extract_request(func: Callable[..., Any], args: Any, kwargs: Any) -> Request:
