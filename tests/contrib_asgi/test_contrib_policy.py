@@ -290,8 +290,10 @@ class TestAwaited:
         async def key(request: Plain) -> str:
             return "k"
 
-        with pytest.raises(DataError, match="coroutine function"):
-            Policy("1/m", key=key).decide(Plain())
+        with pytest.raises(SetUpError, match="coroutine function"):
+            Policy("1/m", key=key)
+        with pytest.raises(DataError, match="not a coroutine function"):
+            Policy("1/m", key=lambda request: key(request)).decide(Plain())
 
 
 class TestBadInput:

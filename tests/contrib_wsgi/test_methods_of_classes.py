@@ -80,3 +80,42 @@ def test_a_method_of_a_django_class_is_limited(is_async: bool) -> None:
             assert asyncio.run(main()) == [200, 200, 429]
         else:
             assert [Client().get("/").status_code for _ in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize("where", ["view", "middleware"])
+def test_on_limited_of_django_may_be_a_coroutine_function_where_it_is_awaited(where: str) -> None:
+    pytest.importorskip("django")
+    import django_site
+    from django.http import HttpResponse
+    from django.test import AsyncClient, override_settings
+    from django.urls import path
+
+    from headway import SetUpError
+    from headway.contrib.django import limit
+
+    assert django_site.urlpatterns
+
+    async def answers(request: Any, verdict: Any) -> Any:
+        return HttpResponse("later", status=418)
+
+    def view(request: Any) -> Any:
+        return HttpResponse("ok")
+
+    async def awaited(request: Any) -> Any:
+        return HttpResponse("ok")
+
+    with pytest.raises(SetUpError, match=r"Invalid on_limited: .* is a coroutine function"):
+        limit("1/m", on_limited=answers)(view)
+    limited = limit("1/m", on_limited=answers)(awaited)
+
+    class Urls:
+        urlpatterns = [path("", limited if where == "view" else awaited)]  # noqa: RUF012
+
+    said = {} if where == "view" else {"LIMITS": "1/m", "ON_LIMITED": answers}
+
+    async def main() -> list[int]:
+        client = AsyncClient()
+        return [(await client.get("/")).status_code for _ in range(2)]
+
+    with override_settings(ROOT_URLCONF=Urls, HEADWAY=said):
+        assert asyncio.run(main()) == [200, 418]

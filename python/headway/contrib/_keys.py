@@ -52,6 +52,10 @@ class KeyFunction(ABC):
     def __call__(self, facts: Facts) -> Any:
         """The key, or None for no limit; an awaitable of it where the integration awaits."""
 
+    def functions(self) -> Iterable[Callable[[Any], Any]]:
+        """Functions of the user's own that it calls."""
+        return ()
+
 
 KeyLike = KeyFunction | Callable[[Any], Any]
 
@@ -66,6 +70,9 @@ class _Own(KeyFunction):
 
     def __call__(self, facts: Facts) -> Any:
         return self.function(facts.request)
+
+    def functions(self) -> Iterable[Callable[[Any], Any]]:
+        return (self.function,)
 
     def __repr__(self) -> str:
         return repr(self.function)
@@ -203,6 +210,9 @@ class _ApiKey(KeyFunction):
             secret = " ".join([scheme.lower(), *(part.strip() for part in rest)])
         return "key:" + _digest(secret)
 
+    def functions(self) -> Iterable[Callable[[Any], Any]]:
+        return self.missing.functions()
+
     def __repr__(self) -> str:
         return f"api_key({self.header!r})"
 
@@ -231,6 +241,9 @@ class _User(KeyFunction):
     def __call__(self, facts: Facts) -> Any:
         name = facts.user()
         return "user:" + name if name else self.missing(facts)
+
+    def functions(self) -> Iterable[Callable[[Any], Any]]:
+        return self.missing.functions()
 
     def __repr__(self) -> str:
         return "user()"
@@ -283,6 +296,9 @@ class _Combined(KeyFunction):
                 return self._awaited(facts, found, at, key)
             found.append(_field(checked_key(key, part)))
         return "|".join(found)
+
+    def functions(self) -> Iterable[Callable[[Any], Any]]:
+        return [function for part in self.parts for function in part.functions()]
 
     async def _awaited(self, facts: Facts, found: list[str], at: int, key: Any) -> str | None:
         """The same from `at` on, whose key is to be awaited."""

@@ -15,6 +15,7 @@ there are several, looked at before the first of them is asked.
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable
+from inspect import iscoroutinefunction
 from typing import Any
 
 from headway import _core
@@ -46,7 +47,14 @@ from headway.contrib._verdict import Outcome, Verdict
 from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 from headway.types import AnyStore
 
-__all__ = ["Policy", "checked_on_limited", "checked_style", "rules_of", "store_of"]
+__all__ = [
+    "Policy",
+    "checked_on_limited",
+    "checked_style",
+    "refuse_coroutine",
+    "rules_of",
+    "store_of",
+]
 
 logger = logging.getLogger("headway.contrib")
 
@@ -74,7 +82,8 @@ class Policy:
     dry_run: decide, log and count, but deny nothing and add no headers.
     on_error: what a request is when the store cannot answer: "deny" (503), "allow", or "raise".
     exempt: paths, and callables of the request, that no rule is for. awaits: whether
-    `decide_async` is going to be used, or `decide`.
+    `decide_async` is going to be used, or `decide`, which cannot have coroutine functions as
+    callables and refuses them now, unless refuse_coroutines is false.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Policy:
         exempt: "Exempt | Iterable[Exempt] | None" = None,
         awaits: bool = False,
         name: str = "default",
+        refuse_coroutines: bool = True,
     ) -> None:
         self.headers, self.reset = checked_style(headers, reset)
         self.on_error = _one_of("on_error", on_error, ON_ERROR)
@@ -116,6 +126,9 @@ class Policy:
                 self._semaphore(entry.rule, f"{entry.prefix}set-up")  # refuses what has no permits
             elif entry.rule.quotas is not None:
                 entry.limits = self._limits(entry, entry.rule.quotas)
+        if refuse_coroutines and not awaits:
+            for function in self._functions():
+                refuse_coroutine("callable", function)
         self._applying = self._table()
         self._only = self._only_one()
 
@@ -402,6 +415,18 @@ class Policy:
             return None
         return entry
 
+    def _functions(self) -> Iterable[Callable[[Any], Any]]:
+        """The callables of the user's own that rules ask."""
+        asked: list[Any] = [*self.exempt.asked]
+        for entry in self.entries:
+            asked += entry.rule.exempt.asked
+            if isinstance(entry.rule, Rule):
+                asked += (entry.rule.quota_of, entry.rule.cost_of)
+            yield from entry.key.functions()
+        for one in asked:
+            if one is not None:
+                yield one.function
+
     def _table(self) -> Callable[[str, str], tuple[Entry, ...]]:
         entries = sorted(self.entries, key=order_of)
         exempt = self.exempt.paths
@@ -426,6 +451,15 @@ def _one_of(field: str, value: object, known: tuple[str, ...]) -> str:
     if value not in known:
         raise SetUpError(f"Invalid {field}: {value!r}, must be one of: {', '.join(known)}.")
     return str(value)
+
+
+def refuse_coroutine(what: str, function: Any) -> None:
+    """Raises SetUpError for a coroutine function, where nothing is there to await it."""
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        raise SetUpError(
+            f"Invalid {what}: {function!r} is a coroutine function, and this limit does not "
+            "await: give a plain function, or make the view or endpoint a coroutine function."
+        )
 
 
 def checked_on_limited(value: Any) -> Any:

@@ -110,7 +110,11 @@ class Exemptions:
 
 
 def _of_facts(function: Callable[[Any], Any]) -> Callable[[Facts], Any]:
-    return lambda facts: function(facts.request)
+    def of_facts(facts: Facts) -> Any:
+        return function(facts.request)
+
+    of_facts.function = function  # type: ignore[attr-defined]
+    return of_facts
 
 
 class _Matched:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from headway.contrib._bare import refuse_bare
 from headway.contrib._keys import KeyFunction, api_key, client_address, combine, route, user
-from headway.contrib._policy import Policy, checked_on_limited
+from headway.contrib._policy import Policy, checked_on_limited, refuse_coroutine
 from headway.contrib._rules import Concurrency, Rule, RuleLike
 from headway.contrib._verdict import Verdict
 from headway.contrib._views import rules_of_view, settled
@@ -127,10 +127,19 @@ class RequestFacts:
 class _Guard:
     """A policy for both worlds, and the answer of a request that it denies."""
 
-    def __init__(self, limits: Any, options: dict[str, Any], on_limited: OnLimited | None) -> None:
+    def __init__(
+        self,
+        limits: Any,
+        options: dict[str, Any],
+        on_limited: OnLimited | None,
+        refuse_coroutines: bool = False,
+    ) -> None:
+        options = {**options, "refuse_coroutines": refuse_coroutines}
         self._policies = {
             awaits: Policy(limits, awaits=awaits, **options) for awaits in (False, True)
         }
+        if refuse_coroutines and on_limited is not None:
+            refuse_coroutine("on_limited", on_limited)
         self._on_limited = on_limited
 
     def decide(self, request: "HttpRequest") -> Verdict:
@@ -154,8 +163,20 @@ class _Guard:
             answer = self._on_limited(request, verdict)
             if answer is not None:
                 return answer
+        return self._usual(request, verdict)
+
+    def _usual(self, request: "HttpRequest", verdict: Verdict) -> HttpResponse:
         content_type, body = verdict.body(request.headers.get("accept"))
         return HttpResponse(body, status=verdict.status, content_type=content_type)
+
+    async def denied_async(self, request: "HttpRequest", verdict: Verdict) -> Any:
+        """The same, where on_limited may be a coroutine function."""
+        answer: Any = None
+        if self._on_limited is not None:
+            answer = self._on_limited(request, verdict)
+            if hasattr(answer, "__await__"):
+                answer = await answer
+        return self._usual(request, verdict) if answer is None else answer
 
     def counts(self) -> dict[str, dict[str, int]]:
         """As `Policy.counts`, of both."""
@@ -186,8 +207,10 @@ class RateLimitMiddleware:
         self.get_response = get_response
         said = configured()
         limits = said.limits
-        self._guard = None if limits is None else _Guard(limits, said.options, said.on_limited)
         self._async = iscoroutinefunction(get_response)
+        self._guard = None
+        if limits is not None:
+            self._guard = _Guard(limits, said.options, said.on_limited, not self._async)
         if self._async:
             markcoroutinefunction(self)
 
@@ -214,7 +237,7 @@ class RateLimitMiddleware:
             if self._guard is not None and not _is_exempt(request):
                 verdict = await self._guard.decide_async(request)
                 if not verdict.allowed:
-                    response = self._guard.denied(request, verdict)
+                    response = await self._guard.denied_async(request, verdict)
             if response is None:
                 response = await self.get_response(request)
         except BaseException:
@@ -252,21 +275,23 @@ def limit(
     def decorate(view: Any) -> Any:
         if not callable(view):
             raise TypeError(f"limit() decorates a view, not {view!r}.")
+        owner = getattr(getattr(view, "func", view), "__self__", None)
+        awaits = iscoroutinefunction(view) or any(
+            getattr(one, "view_is_async", False) for one in (owner, view)
+        )
         whole = view.__module__, getattr(view, "__qualname__", None)
         guard = guards.get(whole)  # method_decorator decorates anew with every call
         if guard is None:
             rules = rules_of_view(view, limits, name)
-            Policy(rules, **options)  # says now what is wrong
-            checked_on_limited(on_limited)
+            Policy(rules, awaits=awaits, **options)  # says now what is wrong
+            if checked_on_limited(on_limited) is not None and not awaits:
+                refuse_coroutine("on_limited", on_limited)
             guard = guards.setdefault(whole, _Lazy(rules, options, on_limited))
         if isinstance(view, type):
             dispatch = view.dispatch  # type: ignore[attr-defined]
             view.dispatch = _limited_method(dispatch, guard)  # type: ignore[attr-defined]
             return view
-        owner = getattr(getattr(view, "func", view), "__self__", None)
-        if iscoroutinefunction(view) or getattr(owner, "view_is_async", False):
-            return _limited_async(view, guard)
-        return _limited(view, guard)
+        return (_limited_async if awaits else _limited)(view, guard)
 
     return decorate
 
@@ -321,7 +346,7 @@ def _limited_async(view: Any, lazy: _Lazy) -> Any:
             if verdict.allowed:
                 response = await view(*args, **kwargs)
             else:
-                response = guard.denied(request, verdict)
+                response = await guard.denied_async(request, verdict)
         except BaseException:
             await verdict.release_async()
             raise
