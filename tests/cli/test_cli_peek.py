@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,13 +188,19 @@ def test_a_service_is_asked_by_its_protocol(
     ]
 
 
-@pytest.mark.parametrize("line", ["t0ken", "alice:t0ken", "alice:t0ken:admin", "# mine\n\nt0ken\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("t0ken", "alice:t0ken", "alice:t0ken:admin", "# mine\n\nt0ken\n", "\ufefft0ken\r\n"),
+        "# what follows is no line: \x0b \x1c bob:wr0ng\nalice:t0ken\n",
+    ],
+)
 def test_the_token_may_be_in_a_file(
     line: str, stub: tuple[str, type[Stub]], here: Run, tmp_path: Path
 ) -> None:
     url, handler = stub
     path = tmp_path / "token"
-    path.write_text(line)
+    path.write_bytes(line.encode())
     assert here("peek", "k", "--quota", QUOTA, "--store", url, "--token-file", str(path)).code == 0
     assert handler.asked[0][1] == "Bearer t0ken"
 
@@ -264,3 +274,44 @@ def test_what_a_service_cannot_be_asked_is_refused(program: Run, here: Run) -> N
     words = ("--quota", QUOTA, "--store", "http://127.0.0.1:1")
     here("peek", "k", *words, "--prefix", "mine").is_refused(2, "--prefix", "'mine'")
     program("peek", os.fsdecode(b"\xff"), *words).is_refused(2, "argument KEY", "UTF-8")
+
+
+def test_a_service_that_drips_its_answer_is_given_up(
+    here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each header comes in time; the answer does not."""
+    monkeypatch.setattr("headway.commands.service.TIMEOUT", 0.5)
+    over = threading.Event()
+
+    def drip() -> None:
+        sock, _ = listener.accept()
+        with sock, contextlib.suppress(OSError):
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 200 OK\r\n")
+            for number in range(200):
+                sock.sendall(b"X-%d: y\r\n" % number)
+                if over.wait(0.1):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        started = time.monotonic()
+        outcome = here("peek", "k", "--quota", QUOTA, "--store", url)
+        assert time.monotonic() - started < 10  # of the twenty that it drips
+        over.set()
+        thread.join(20)
+    assert outcome.code == 69
+    assert "cannot answer" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:s3cret@host", "http://user:s3cret", "http://h/?token=s3cret", "http://h/#s3cret"],
+)
+def test_no_secret_of_a_services_url_is_shown(url: str, here: Run) -> None:
+    for words in (("peek", "k", "--quota", QUOTA, "--store", url), ("top", "--once", url)):
+        outcome = here(*words)
+        assert outcome.code == 2
+        assert "s3cret" not in outcome.out + outcome.err

@@ -81,6 +81,17 @@ def test_the_help_of_a_command_has_examples_and_exit_codes(name: str, here: Run)
     assert "exit codes:" in outcome.out
 
 
+@pytest.mark.parametrize("name", ["", *THERE])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_the_help_is_shown_where_output_has_few_characters(
+    name: str, encoding: str, program: Run
+) -> None:
+    outcome = program(*filter(None, [name]), "--help", PYTHONIOENCODING=encoding)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "usage: headway" in outcome.out
+    assert "\\u" not in outcome.out
+
+
 def test_without_a_command_the_help_goes_to_standard_error(here: Run) -> None:
     outcome = here()
     assert (outcome.code, outcome.out) == (2, "")

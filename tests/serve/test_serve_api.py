@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from service_help import ALICE, BOB, ServiceProcess, until
+from service_help import ALICE, BOB, OPS, ServiceProcess, until
 
 
 def limit(service: ServiceProcess, **question: object) -> Any:
@@ -238,7 +238,7 @@ def test_a_parameter_of_the_list_is_given_once(service: ServiceProcess) -> None:
 
 def test_metrics_count_what_was_decided(service: ServiceProcess, key: str) -> None:
     limit(service, key=key, quota="1/h")
-    text = service.get("/metrics", ALICE).body.decode()
+    text = service.get("/metrics", OPS).body.decode()
     assert 'headway_serve_decisions_total{outcome="admitted",tenant="alice"}' in text
     assert 'headway_serve_responses_total{route="/v1/limit",status="200"}' in text
     assert service.get("/metrics").status == 401

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_help import ALICE, ServiceProcess, read_all, until
+from service_help import ALICE, OPS, ServiceProcess, read_all, until
 
 from effort import rounds
 
-TOKENS = [f"alice:{ALICE}"]
+TOKENS = [f"alice:{ALICE}", f"ops:{OPS}:admin"]
 QUESTION = {"key": "k", "quota": "1000/s"}
 HEAD = f"POST /v1/limit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ALICE}\r\n".encode()
 
@@ -161,7 +161,7 @@ class TestManyOfThem:
             for _ in range(100):
                 assert works(service)
             assert time.monotonic() - started < 60
-            metrics = service.get("/metrics", ALICE).body.decode()
+            metrics = service.get("/metrics", OPS).body.decode()
             (line,) = (
                 line
                 for line in metrics.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
@@ -62,6 +63,26 @@ class TestChoosing:
         with pytest.raises(SetUpError, match="CHOKED_API_URL") as caught:
             Choked()
         assert "u:p" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://user:s3cret@host:99999/",
+            "http://user:s3cret@[::1",
+            "http://user:s3cret",
+            "http://user:s3/cret@host",
+            "http://user:x?s3cret@host",
+            "http://host/?token=s3cret",
+            "http://host/#s3cret",
+            "user:s3cret@host",
+            "ftp://:s3cret@host",
+        ],
+    )
+    def test_no_secret_of_a_url_is_quoted(self, url: str) -> None:
+        with pytest.raises(SetUpError, match="CHOKED_API_URL") as caught:
+            Service("token", url)
+        assert "s3" not in str(caught.value)
+        assert "s3" not in repr(caught.value.__cause__)
 
     def test_several_rules_are_refused(self, key: str) -> None:
         with pytest.raises(ValueError, match="one rule"):
@@ -189,6 +210,43 @@ class TestWaiting:
         assert _pause(Told(False, 3600.0), 0) == 3595.0
         assert _pause(Told(False, 0.25), 0) == 0.25
         assert [_pause(Told(False, None), n) for n in (0, 1, 9)] == [1, 2, 30]
+
+    def test_functions_that_wait_hold_up_no_other_function(self, key: str) -> None:
+        """Forty functions with eight callers each that wait, and one with all its quota."""
+
+        def limited(name: str, limit: str) -> Callable[[], Any]:
+            async def call() -> None: ...
+
+            decorated: Any = Choked()(key=f"{key}-{name}", request_limit=limit)(call)
+            return decorated  # type: ignore[no-any-return]
+
+        async def main() -> None:
+            busy = [limited(str(number), "1/s") for number in range(40)]
+            free = limited("free", "1000/s")
+            await asyncio.gather(*[call() for call in busy])
+            waiting = [asyncio.ensure_future(call()) for call in busy for _ in range(8)]
+            await asyncio.sleep(0.5)
+            # In the threads that those hold it would wait for more than ten seconds.
+            await asyncio.wait_for(free(), 6)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+        asyncio.run(main())
+
+    def test_more_functions_than_may_be_kept_all_have_their_turn(self, key: str) -> None:
+        async def main() -> None:
+            calls: list[Any] = []
+            for number in range(60):
+
+                async def call() -> None: ...
+
+                choke: Any = Choked()
+                calls.append(choke(key=f"{key}-{number}", request_limit="1/2s")(call))
+            await asyncio.gather(*[call() for call in calls])
+            await asyncio.wait_for(asyncio.gather(*[call() for call in calls]), 60)
+
+        asyncio.run(main())
 
 
 class TestTokens:
@@ -401,6 +459,42 @@ class TestSendingAgain:
         assert caught.value.may_have_counted
         assert len(place.requests) == 1
 
+    @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n"])
+    def test_an_answer_that_drips_is_given_up(
+        self, start: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each byte comes in time; the answer does not."""
+        monkeypatch.setattr("headway.choked.service._TIMEOUT_S", 0.5)
+        over = threading.Event()
+
+        def drip() -> None:
+            sock, _ = listener.accept()
+            with sock, contextlib.suppress(OSError):
+                sock.recv(65536)
+                sock.sendall(start)
+                for number in range(200):
+                    sock.sendall(b"X-%d: y\r\n" % number if start else b"HTTP/1.1 200 OK"[:1])
+                    if over.wait(0.1):
+                        return
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=drip)
+            thread.start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailableError) as caught:
+                Service("token", url).acquire({"key": "k"})
+            assert time.monotonic() - started < 10  # of the twenty that it drips
+            assert caught.value.may_have_counted
+            over.set()
+            thread.join(20)
+
+    def test_a_200_that_says_limited_admits_nobody(self, scripted: Callable[..., Scripted]) -> None:
+        body = b'{"limited": true}'
+        head = b"HTTP/1.1 200 OK\r\nRetry-After: 3\r\nContent-Length: %d\r\n\r\n" % len(body)
+        told = Service("token", scripted(head + body).url).acquire({"key": "k"})
+        assert told == (False, 3.0)
+
     @pytest.mark.parametrize(
         ("headers", "seconds"),
         [
@@ -439,6 +533,7 @@ class TestSendingAgain:
             b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n<htm>",
             b"garbage\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: nine\r\nX" + b"y" * 70_000 + b"\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nlogin",
         ],
     )
     def test_what_is_no_answer_is_an_error(

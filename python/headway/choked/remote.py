@@ -4,6 +4,12 @@ The service keeps the line: a request may be kept waiting there, and those of al
 served in the order in which they came. So a function asks, to be kept for up to `_KEPT_S`; where
 the wait is longer it is told how long, and asks again `_EARLY_S` before. A few of a function's
 callers ask at a time, and the others wait behind them here.
+
+Tasks ask in threads, which all functions of the process share. A task that may be kept would hold
+its thread for as long, so it asks first without being kept, in threads that are free again at once;
+only where it is denied, and one of the `_KEPT` threads for that is free, it asks to be kept. Of the
+last half of those a function gets one. A task that gets none sleeps for as long as the service
+said, and asks again.
 """
 
 import asyncio
@@ -34,7 +40,8 @@ _BACKOFF_S, _BACKOFF_MOST_S = 1.0, 30.0
 _LEAST_S = 0.01
 """Who is told to come back at once is not to ask as fast as it can."""
 _GO = _core.RateLimitResult(False, _core.RateLimitState(0, 0, 0.0, 0.0))
-_THREADS = 64
+_QUICK, _KEPT = 16, 48
+"""Threads of a process in which tasks ask: that are answered at once, and that may be kept."""
 
 Estimate = Callable[..., int]
 
@@ -123,24 +130,29 @@ class Remote:
         return _GO
 
     async def _ask(self, fields: Mapping[str, object]) -> Told:
-        asking = Asking()
-        loop = asyncio.get_running_loop()
-        work = functools.partial(self.service.acquire, fields, _KEPT_S, asking)
-        future = loop.run_in_executor(_threads(), work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            asking.leave()
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise
+        threads = _threads()
+        told: Told | None = None
+        if not threads.keeps(self):  # else others stand in line, and asking would not help
+            told = await _in(threads.quick, self.service, fields, 0.0)
+            if told.admitted or told.retry_after is None or told.retry_after > _KEPT_S:
+                return told
+        if threads.take(self):
+            return await _in(threads.patient, self.service, fields, _KEPT_S, self)
+        return told or await _in(threads.quick, self.service, fields, 0.0)
 
     async def _acquire_trio(self, fields: Mapping[str, object]) -> None:
         import trio
 
-        told, tries = await trio.to_thread.run_sync(self.service.acquire, fields), 0
+        # Threads of our own: the program's are not to be filled by a service that hangs.
+        limiter = _trio_limiter()
+        told, tries = await trio.to_thread.run_sync(self._ask_once, fields, limiter=limiter), 0
         while not told.admitted:
             await trio.sleep(max(told.retry_after or _pause(told, tries), _LEAST_S))
-            told, tries = await trio.to_thread.run_sync(self.service.acquire, fields), tries + 1
+            told = await trio.to_thread.run_sync(self._ask_once, fields, limiter=limiter)
+            tries += 1
+
+    def _ask_once(self, fields: Mapping[str, object]) -> Told:
+        return self.service.acquire(fields)
 
     def _limited_error(self, result: _core.RateLimitResult) -> Exception:
         return LimitedError(result)
@@ -152,7 +164,7 @@ class Remote:
         if not _in_event_loop():
             work()
             return
-        _threads().submit(work).add_done_callback(_note_failure)
+        _threads().quick.submit(work).add_done_callback(_note_failure)
 
     # ----
 
@@ -220,14 +232,92 @@ def _note_failure(done: Any) -> None:
         logging.getLogger("headway.choked").warning("A correction was lost: %s", error)
 
 
-_pool: tuple[int, ThreadPoolExecutor] | None = None
+class _Threads:
+    """The threads in which tasks ask, and which functions keep how many of the patient ones."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.quick = ThreadPoolExecutor(_QUICK, "headway-choked")
+        self.patient = ThreadPoolExecutor(_KEPT, "headway-choked-waits")
+        self._lock = open_after_fork(threading.Lock())
+        self._kept: dict[Remote, int] = {}
+        self._free = _KEPT
+
+    def keeps(self, remote: Remote) -> bool:
+        """Whether a caller of this function is kept by the service."""
+        return remote in self._kept
+
+    def take(self, remote: Remote) -> bool:
+        """Take a patient thread for a caller, if there is one; `give_back` must follow."""
+        with self._lock:
+            held = self._kept.get(remote, 0)
+            if not self._free or (held and self._free <= _KEPT // 2):
+                return False
+            self._kept[remote] = held + 1
+            self._free -= 1
+            return True
+
+    def give_back(self, remote: Remote) -> None:
+        """The thread is free again."""
+        with self._lock:
+            self._free += 1
+            held = self._kept.pop(remote) - 1
+            if held:
+                self._kept[remote] = held
+
+
+async def _in(
+    pool: ThreadPoolExecutor,
+    service: Service,
+    fields: Mapping[str, object],
+    wait: float,
+    taken_by: Remote | None = None,
+) -> Told:
+    """Ask in a thread of `pool`; one that was taken is given back when it is free."""
+    asking = Asking()
+    threads = _threads()
+    try:
+        asked = pool.submit(service.acquire, fields, wait, asking)
+    except BaseException:
+        if taken_by is not None:
+            threads.give_back(taken_by)
+        raise
+    if taken_by is not None:
+        asked.add_done_callback(lambda _: threads.give_back(taken_by))
+    future = asyncio.wrap_future(asked)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        asking.leave()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+_pool: _Threads | None = None
 _pool_lock = open_after_fork(threading.Lock())
 
 
-def _threads() -> ThreadPoolExecutor:
+def _threads() -> _Threads:
     """Return the threads that ask for tasks: they wait for the service, not for each other."""
     global _pool
     with _pool_lock:
-        if _pool is None or _pool[0] != os.getpid():
-            _pool = (os.getpid(), ThreadPoolExecutor(_THREADS, "headway-choked"))
-        return _pool[1]
+        if _pool is None or _pool.pid != os.getpid():
+            _pool = _Threads()
+        return _pool
+
+
+_trio_limiters: Any = None
+
+
+def _trio_limiter() -> Any:
+    """Return what bounds the threads of one run of trio."""
+    import trio
+
+    global _trio_limiters
+    if _trio_limiters is None:
+        _trio_limiters = trio.lowlevel.RunVar("headway.choked")
+    limiter = _trio_limiters.get(None)
+    if limiter is None:
+        limiter = trio.CapacityLimiter(_QUICK)
+        _trio_limiters.set(limiter)
+    return limiter

@@ -29,12 +29,13 @@ from weakref import WeakSet
 
 from headway._core import __version__
 from headway._forks import open_after_fork
+from headway._http import Connection, SecureConnection, shown
 from headway.exceptions import DataError, SetUpError, StoreUnavailableError
 
 __all__ = ["Asking", "Service", "Told", "service_from"]
 
 _TIMEOUT_S = 5.0
-"""For connecting, and for an answer beyond the time that the service was asked to wait."""
+"""For connecting, and for a whole answer beyond the time that the service was asked to wait."""
 _IDLE_S = 60.0
 """A connection that was not used for longer is not used again; the service closes it at 75."""
 _MOST_IDLE = 64
@@ -45,7 +46,7 @@ _HOW = (
 )
 
 
-_Kept = tuple[http.client.HTTPConnection, str | None]
+_Kept = tuple[Connection, str | None]
 """A connection, and the name of the process behind it, where it has one."""
 
 
@@ -70,7 +71,7 @@ class Asking:
     __slots__ = ("_connection", "_left")
 
     def __init__(self) -> None:
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
         self._left = False
 
     def leave(self) -> None:
@@ -80,7 +81,7 @@ class Asking:
         if connection is not None:
             _hang_up(connection)
 
-    def _take(self, connection: http.client.HTTPConnection) -> None:
+    def _take(self, connection: Connection) -> None:
         self._connection = connection
         if self._left:
             _hang_up(connection)
@@ -98,15 +99,17 @@ class Service:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise SetUpError(f"Invalid CHOKED_API_URL: {url!r}: {error}.") from None
+        except ValueError:  # its text may quote a password
+            raise SetUpError(
+                f"Invalid CHOKED_API_URL: {shown(url)!r}: its host or its port is none."
+            ) from None
         if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
             raise SetUpError(
-                f"Invalid CHOKED_API_URL: {_without_login(url)!r}, must be such as "
+                f"Invalid CHOKED_API_URL: {shown(url)!r}, must be such as "
                 "'https://limits.example.com' or 'http://127.0.0.1:8787'."
             )
         if parts.query or parts.fragment:
-            raise SetUpError(f"Invalid CHOKED_API_URL: {url!r}, must end with its path.")
+            raise SetUpError(f"Invalid CHOKED_API_URL: {shown(url)!r}, must end with its path.")
         self.url = url
         self._tls = parts.scheme == "https"
         self._host, self._port = host, port
@@ -179,8 +182,8 @@ class Service:
                 self._raise(error, "protocol", True)
         raise AssertionError("the second connection is fresh")
 
-    def _connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+    def _connect(self) -> Connection:
+        kind = SecureConnection if self._tls else Connection
         connection = kind(self._host, self._port, timeout=_TIMEOUT_S)
         try:
             connection.connect()
@@ -194,7 +197,7 @@ class Service:
 
     def _exchange(
         self,
-        connection: http.client.HTTPConnection,
+        connection: Connection,
         method: str,
         target: str,
         headers: Mapping[str, str],
@@ -202,8 +205,7 @@ class Service:
         asking: Asking,
     ) -> Told:
         asking._take(connection)
-        assert connection.sock is not None
-        connection.sock.settimeout(_TIMEOUT_S + wait)
+        connection.allow(_TIMEOUT_S + wait)
         try:
             connection.request(method, target, headers=dict(headers))
             response = connection.getresponse()
@@ -220,7 +222,7 @@ class Service:
     def _told(self, response: http.client.HTTPResponse, body: bytes) -> Told:
         status = response.status
         if status == 200:
-            return Told(True, 0.0)
+            return self._admitted(response, body)
         if status == 429:
             return Told(False, _retry_after(response.headers))
         said = _message(body)
@@ -233,6 +235,23 @@ class Service:
         )
         error.fault, error.may_have_counted = "service", status == 409
         raise error
+
+    def _admitted(self, response: http.client.HTTPResponse, body: bytes) -> Told:
+        """Read an answer of 200: a service admits by it, and a proxy shows its own pages by it."""
+        kind = response.headers.get_content_type() if "Content-Type" in response.headers else ""
+        if kind.startswith("text/html"):
+            error = StoreUnavailableError(
+                f"The service at {self.url} answers with a page in HTML: is it a proxy's?"
+            )
+            error.fault = "service"
+            raise error
+        try:
+            said = json.loads(body) if body else {}
+        except (ValueError, RecursionError):
+            said = {}  # a service that is not ours may say what it likes
+        if isinstance(said, dict) and said.get("limited") is True:
+            return Told(False, _retry_after(response.headers))
+        return Told(True, 0.0)
 
     def _raise(self, cause: Exception, fault: str, may_have_counted: bool) -> NoReturn:
         error = StoreUnavailableError(
@@ -253,7 +272,7 @@ class Service:
                 return kept
             kept[0].close()
 
-    def _put_idle(self, connection: http.client.HTTPConnection, instance: str | None) -> None:
+    def _put_idle(self, connection: Connection, instance: str | None) -> None:
         with self._lock:
             if len(self._idle) < _MOST_IDLE:
                 self._idle.append((time.monotonic(), (connection, instance)))
@@ -261,7 +280,7 @@ class Service:
         connection.close()
 
 
-def _readable(connection: http.client.HTTPConnection) -> bool:
+def _readable(connection: Connection) -> bool:
     if connection.sock is None:
         return True
     poll = select.poll()
@@ -269,7 +288,7 @@ def _readable(connection: http.client.HTTPConnection) -> bool:
     return bool(poll.poll(0))
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(connection: Connection) -> None:
     import socket
 
     sock = connection.sock
@@ -298,11 +317,6 @@ def _message(body: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return said[:500] if isinstance(said, str) else ""
-
-
-def _without_login(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{tail}" if at else url
 
 
 _all: "WeakSet[Service]" = WeakSet()

@@ -10,18 +10,18 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from headway._http import Connection, SecureConnection, shown
 from headway.commands.parser import Refused
 from headway.commands.targets import Limit, Remaining
 from headway.exceptions import StoreUnavailableError
 
 __all__ = ["Service", "token_of"]
 
-TIMEOUT = 10.0  # seconds, for each answer
+TIMEOUT = 10.0  # seconds, for each whole answer
 LARGEST = 8 << 20  # bytes of an answer: a thousand of the longest keys, each byte escaped
 
 
@@ -29,9 +29,7 @@ class Service:
     """The service at `url`; `source` is what to call the URL in an error."""
 
     def __init__(self, url: str, source: str, token_file: str | None) -> None:
-        from headway._redis_url import masked
-
-        self.name = masked(url)
+        self.name = shown(url)
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -49,11 +47,9 @@ class Service:
             raise Refused(f"{source}: {self.name!r}, must be as http://127.0.0.1:8787")
         self.path, self.token = parts.path.rstrip("/"), token_of(token_file)
         self._connection = (
-            http.client.HTTPSConnection(
-                parts.hostname, port, timeout=TIMEOUT, context=ssl.create_default_context()
-            )
+            SecureConnection(parts.hostname, port, timeout=TIMEOUT)
             if parts.scheme == "https"
-            else http.client.HTTPConnection(parts.hostname, port, timeout=TIMEOUT)
+            else Connection(parts.hostname, port, timeout=TIMEOUT)
         )
 
     def __enter__(self) -> Service:
@@ -83,6 +79,7 @@ class Service:
             headers["Content-Type"] = "application/json"
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
+        self._connection.allow(TIMEOUT)
         try:
             self._connection.request(method, self.path + path, body, headers)
             response = self._connection.getresponse()
@@ -142,11 +139,12 @@ def token_of(path: str | None) -> str | None:
     else:
         source = "argument --token-file"
         try:
-            text = Path(path).read_text(encoding="ascii")
+            content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+            text = content.decode("ascii")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is no text in ASCII"
             raise Refused(f"{source}: {path!r} cannot be read: {why}") from None
-        lines = (line.strip() for line in text.splitlines())
+        lines = (line.strip(" \t\r") for line in text.split("\n"))
         token = next((line for line in lines if line and not line.startswith("#")), "")
         if not token:
             raise Refused(f"{source}: {path!r} is empty, must hold a token in its first line")

@@ -57,7 +57,7 @@ def source_of(url: str | None, token_file: str | None = None) -> NamedSource:
         raise Refused(f"{_CALLED}: not given, and REDIS_URL is not set; must be {WOULD_DO}")
     scheme, separator, _ = url.partition("://")
     if not separator:
-        raise Refused(f"{called}: {url!r}, must be {WOULD_DO}")
+        raise Refused(f"{called}: {masked(url)!r}, must be {WOULD_DO}")
     if scheme in ("http", "https"):
         from headway.commands.service import Service
 
