@@ -106,6 +106,21 @@ class TestPipelinedRequests:
             assert service.get("/healthz").status == 200
             assert memory_mib(service) - before < 40
 
+    def test_a_client_that_leaves_many_behind_one_that_waits_loses_its_place(self) -> None:
+        """The connection is not read meanwhile."""
+        body = b'{"key": "k", "quota": "1/m", "timeout": 60}'
+        head = b"POST /v1/limit HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        with ServiceProcess() as service:
+
+            def waiting() -> bool:
+                return b"\nheadway_serve_waiting 1.0\n" in service.get("/metrics").body
+
+            sock = service.socket()
+            sock.sendall((head % len(body) + body) * 2 + BARE * 2_000)
+            until(waiting, "the second is kept waiting")
+            sock.close()
+            until(lambda: not waiting(), "it has left the line")
+
     def test_all_are_answered_to_a_client_that_reads(self) -> None:
         count = 5_000
         with ServiceProcess(tokens=TOKENS) as service, service.socket() as sock:

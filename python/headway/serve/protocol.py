@@ -17,6 +17,7 @@ the time that an empty handler takes.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 
 import httptools
@@ -40,6 +41,8 @@ that is closed with bytes unread is reset, and the client might never see the an
 _MOST_DROPPED = 1 << 20
 _MOST_LINGERING = 32
 """Connections that were turned away and linger."""
+_WAITS_S = 1.0
+"""A request that is answered by then does not wait for its turn."""
 _PIECE = 256
 _MOST_LINES = 32
 """Of bytes with more lines, `_PIECE` are parsed at once."""
@@ -247,11 +250,25 @@ class GuardedConnection(HttpToolsProtocol):
         if now - self.unread_since > guard.body_timeout:
             return True  # new requests come, and the answers to the earlier ones are not read
         if what == _NOTHING:
+            if self.flow.held and now - self.since > _WAITS_S and self._peer_left():
+                self.hang_up()
             return False
         longest = guard.header_timeout if what == _HEAD else guard.body_timeout
         if what == _END and not unread:
             longest = _LINGER_S
         return now - self.since > longest
+
+    def _peer_left(self) -> bool:
+        """Whether the peer has closed, which a connection that is not read does not report.
+
+        Its request waits for its turn, and would take it for nobody.
+        """
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or not hasattr(select, "POLLRDHUP"):
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def cut_off(self) -> None:
         """Hang up: after a sentence, where one can be sent, and at once where nobody reads."""
