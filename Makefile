@@ -205,3 +205,10 @@ torture: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## e
 torture-asan: $(VENV)/.done-build $(VENV)/.done-extra-test $(VENV)/.done-servers ## the same, with the extension under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PY) tests/torture/sanitized.py
 	@$(TORTURE) --sanitized build/torture-asan --report build/torture-asan.json
+
+# --- the service among hostile clients (tests/serve/soak.py)
+
+.PHONY: soak-service
+
+soak-service: $(VENV)/.done-build $(VENV)/.done-extra-test ## the service among hostile clients: memory, and how long others wait; SECONDS (600), ONLY=
+	@$(PY) tests/serve/soak.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
