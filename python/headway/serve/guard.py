@@ -31,6 +31,7 @@ class Guard:
 
     header_timeout: float = 10.0
     body_timeout: float = 10.0
+    keep_alive: float = 75.0
     max_head: int = 32 * 1024
     """Bytes of a request line and its headers."""
     max_headers: int = 128

@@ -1,9 +1,10 @@
 """A connection of uvicorn with limits: of time, of bytes, and of requests that wait in it.
 
-uvicorn times how long a connection may idle between two requests, and nothing else. This adds the
-rest: a request's head must come within `header_timeout` of its first byte (of a new connection: of
-its opening), a body within `body_timeout` of its head, and an answer must be read within
-`body_timeout`. `Guard` looks at all connections twice a second and asks each what it waits for.
+uvicorn times how long a connection may idle between two requests, and nothing else. Here a
+request's head must come within `header_timeout` of its first byte (of a new connection: of its
+opening), a body within `body_timeout` of its head, and an answer must be read within
+`body_timeout`. No request costs a timer, that of uvicorn neither: `Guard` looks at all connections
+twice a second and asks each what it waits for.
 
 A client may send many requests in one piece. uvicorn would parse all of them at once, and keep some
 kilobytes for each. Here nothing more is parsed while a request is being answered: the bytes that
@@ -33,8 +34,9 @@ from headway.serve.guard import Guard, address_of
 
 __all__ = ["Guard", "GuardedConnection", "guarded", "respond"]
 
-_HEAD, _BODY, _READER, _END, _NOTHING = range(5)
-"""What a connection waits for: a head that has begun, a body, that its answer is read, its end."""
+_REQUEST, _HEAD, _BODY, _READER, _END, _NOTHING = range(6)
+"""What a connection waits for: another request, the end of a head, a body, that its answer is read,
+its end; nothing, since the service is at work."""
 _LINGER_S = 2.0
 """How long a connection is read, and what comes is dropped, after its last answer: a connection
 that is closed with bytes unread is reset, and the client might never see the answer."""
@@ -43,6 +45,7 @@ _MOST_LINGERING = 32
 """Connections that were turned away and linger."""
 _WAITS_S = 1.0
 """A request that is answered by then does not wait for its turn."""
+_SMALL = 1024
 _PIECE = 256
 _MOST_LINES = 32
 """Of bytes with more lines, `_PIECE` are parsed at once."""
@@ -64,7 +67,6 @@ class _Flow(FlowControl):
 
 
 _begin = HttpToolsProtocol.on_headers_complete
-_complete = HttpToolsProtocol.on_message_complete
 _answered = HttpToolsProtocol.on_response_complete
 
 
@@ -121,10 +123,18 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.in_body = False
-        _complete(self)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        _answered(self)
+        if self.pipeline:
+            _answered(self)
+        else:  # without the timer that uvicorn sets for each request: the guard looks for idle ones
+            self.server_state.total_requests += 1
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
         if self.rest and not self._busy():
             self.loop.call_soon(self._go_on)
 
@@ -134,6 +144,18 @@ class GuardedConnection(HttpToolsProtocol):
     # ---- bytes that come
 
     def data_received(self, data: bytes) -> None:
+        cycle = self.cycle
+        if (  # most are one small request, between two others
+            len(data) <= _SMALL
+            and (cycle is None or cycle.response_complete)
+            and not (self.ended or self.rest or self.in_body or self.head_size)
+            and data.count(b"\n") <= _MOST_LINES
+        ):
+            self.head_size = self.fed = len(data)  # until the head is complete
+            left = self._feed(data)
+            if left:
+                self._parse(data, len(data) - left)
+            return
         if self.ended:
             self.body_size += len(data)
             if self.body_size > _MOST_DROPPED:
@@ -142,7 +164,6 @@ class GuardedConnection(HttpToolsProtocol):
         if self.rest:  # TLS may have decrypted more than was asked for
             self._hold(self.rest[self.rest_from :] + data, 0)
             return
-        self._unset_keepalive_if_required()
         self._parse(data, 0)
 
     def _busy(self) -> bool:
@@ -211,7 +232,6 @@ class GuardedConnection(HttpToolsProtocol):
         if not self.rest or self._busy() or self.ended or self.transport.is_closing():
             return
         data, at = self._release()
-        self._unset_keepalive_if_required()
         self._parse(data, at)
         if not self.ended and not self.transport.is_closing():
             self.flow.resume_reading()
@@ -243,8 +263,8 @@ class GuardedConnection(HttpToolsProtocol):
             what = _BODY
         elif cycle is not None and not cycle.response_complete:
             what = _NOTHING
-        else:  # the timer of keep-alive runs as long as nothing more has come
-            what = _HEAD if self.timeout_keep_alive_task is None else _NOTHING
+        else:  # a new connection is to send its first head at once
+            what = _HEAD if cycle is None or self.head_size else _REQUEST
         if self.waits_for[0] != what or self.waits_for[1] is not cycle:
             self.waits_for, self.since = (what, cycle), now
         if now - self.unread_since > guard.body_timeout:
@@ -254,6 +274,10 @@ class GuardedConnection(HttpToolsProtocol):
                 self.hang_up()
             return False
         longest = guard.header_timeout if what == _HEAD else guard.body_timeout
+        if what == _REQUEST and now - self.since > guard.keep_alive:
+            self.transport.close()
+        if what == _REQUEST:
+            return False
         if what == _END and not unread:
             longest = _LINGER_S
         return now - self.since > longest
@@ -331,7 +355,6 @@ class GuardedConnection(HttpToolsProtocol):
             b"connection: close\r\n\r\n%s" % (status, _REASONS[status], len(body), body)
         )
         self.ended, self.body_size = True, 0
-        self._unset_keepalive_if_required()
         self._disconnect()
         if self.transport.can_write_eof() and len(self.guard.leaving) < _MOST_LINGERING:
             self.transport.write_eof()

@@ -80,6 +80,7 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
     guard = Guard(
         options.header_timeout,
         options.body_timeout,
+        options.keep_alive,
         max_message=options.max_body * 8 + 64 * 1024,
         max_connections=most,
     )
@@ -104,7 +105,6 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
             access_log=options.access_log,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]  # a float will do
             timeout_graceful_shutdown=options.stop_timeout,  # type: ignore[arg-type]
             backlog=_BACKLOG,
         )
