@@ -103,6 +103,8 @@ KNOWN: dict[str, str] = {
     "_workers:_limiters": "limiters, whose state is the store's",
     "asyncio.rate_limiter:RateLimiterRegistry._classes": "algorithms by name",
     "rate_limiter.registry:RateLimiterRegistry._classes": "algorithms by name",
+    "choked.remote:_trio_limiters": "a name, under which each run of trio has a limiter of its own",
+    "serve.early:hung_up": "whether a signal came, for a service that forks nothing",
     "contrib._django_settings:_read": "what the settings say",
     "contrib.django:_exempt_views": "how many views the program has exempted",
     "contrib.mcp._call:_connections": "names of the parent's connections, which the child has not",

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -77,7 +78,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow: _Flow = _Flow(transport)
+        self.flow = self.reading = _Flow(transport)
         self.address = address_of(self.client)
         self.waits_for: tuple[int, object] = (_NOTHING, None)
         self.since = self.unread_since = self.loop.time()
@@ -107,7 +108,8 @@ class GuardedConnection(HttpToolsProtocol):
     # ---- what the parser reports
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_http_version() not in ("1.1", "1.0"):
+        parser: Any = self.parser
+        if parser.get_http_version() not in ("1.1", "1.0"):
             raise ValueError("HTTP/1.0 and HTTP/1.1 are spoken here")  # the parser's error, and 400
         if self.fed > self.guard.max_head and self._head_bytes() > self.guard.max_head:
             self.head_size = self.fed
@@ -197,8 +199,9 @@ class GuardedConnection(HttpToolsProtocol):
 
     def _feed(self, piece: bytes) -> int:
         """Have bytes parsed; return how many of them are left, after an upgrade that is none."""
+        parser: Any = self.parser
         try:
-            self.parser.feed_data(piece)
+            parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             parsed = upgrade.args[0] if upgrade.args else 0
             if 0 < parsed <= len(piece):
@@ -216,7 +219,7 @@ class GuardedConnection(HttpToolsProtocol):
             self.guard.malformed += 1
             self.hang_up()
             return
-        self.flow.held = True
+        self.reading.held = True
         self.flow.pause_reading()
 
     def _release(self) -> tuple[bytes, int]:
@@ -224,7 +227,7 @@ class GuardedConnection(HttpToolsProtocol):
         held = (self.rest, self.rest_from)
         self.guard.held -= len(self.rest)
         self.rest, self.rest_from = b"", 0
-        self.flow.held = False
+        self.reading.held = False
         return held
 
     def _go_on(self) -> None:
@@ -270,7 +273,7 @@ class GuardedConnection(HttpToolsProtocol):
         if now - self.unread_since > guard.body_timeout:
             return True  # new requests come, and the answers to the earlier ones are not read
         if what == _NOTHING:
-            if self.flow.held and now - self.since > _WAITS_S and self._peer_left():
+            if self.reading.held and now - self.since > _WAITS_S and self._peer_left():
                 self.hang_up()
             return False
         longest = guard.header_timeout if what == _HEAD else guard.body_timeout
