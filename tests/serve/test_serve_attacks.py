@@ -186,7 +186,7 @@ class TestManyOfThem:
         script = tmp_path / "ask.lua"
         script.write_text(
             'wrk.method = "POST"\n'
-            'wrk.body = \'{"key": "load", "quota": "100/s"}\'\n'
+            'wrk.body = \'{"key": "load", "quota": "50/h"}\'\n'
             f'wrk.headers["Authorization"] = "Bearer {ALICE}"\n'
         )
         done = subprocess.run(
@@ -199,8 +199,8 @@ class TestManyOfThem:
         assert "Non-2xx" not in done.stdout
         assert "Socket errors" not in done.stdout
         (row,) = hasty.get("/v1/keys", ALICE, search="load").json["keys"]
-        assert 99 <= row["admitted"] <= 1000
-        assert row["denied"] > 0
+        assert row["admitted"] == 50
+        assert row["denied"] > 0  # there are a hundred connections
 
 
 class TestNoHttp:
