@@ -5,13 +5,19 @@
  * cells that are not live, and what it wrote holds from the instant at which it releases the lock with another payload: the states of
  * all rules of a quota at once. So a process may be killed at any instruction.
  *
- * A holder that is stopped is robbed: the live cells are copied to a spare bucket, and the lock's word becomes MOVED. It names the spare
- * and has a generation, so that no word like it comes again. Who meets it goes on in the spare. The one who was robbed finds out when its
- * release fails; then it says so (GONE), and the next one copies the cells back and frees the spare. A spare in which
- * somebody was stopped is robbed in the same way, so they may form a chain.
+ * A holder that is stopped is robbed: a spare bucket is reserved, the lock's word becomes MOVED, and then the live cells are copied to the
+ * spare. The word names the spare and has a generation, so that no word like it comes again. A process that meets it goes on in the spare.
+ * The one that was robbed finds out when its release fails; then it says so (GONE), and the next one copies the cells back and frees the
+ * spare. A spare in which a process was stopped is robbed in the same way, so they may form a chain.
  *
+ * The cells are copied when the word is MOVED, not before: until then the holder may go on, and the word be once more what it was, with
+ * other states. From then on no process writes to a place that holds: the robbed one cannot know, and writes to the others only. The
+ * robber may be stopped or killed as well before it is through. So it writes to the spare what there is to copy, before it swaps the
+ * word, and the next process to take the spare copies it. As long as that is to be done (`unfinished`), the cells of the home count.
+ *
+ *   spare.word  RESERVED | process | generation        stands for no bucket yet, or is still to be taken; a dead process' is reserved anew
  *   home.word   MOVED | spare | generation (| GONE)    the spare holds
- *   spare.word  GIVEN | generation | payload           the cells are copied back: whoever sees both completes it
+ *   spare.word  GIVEN | generation | payload           the cells are copied back: any process that sees both completes it
  *
  * Processes that decide on one key pass cache lines to and fro, which costs more than the decisions. So the state of cell 0, the front
  * cell, is on the line of the lock, its counts too as long as they are small: one line is dirtied by a decision, where it was two or
@@ -42,12 +48,12 @@ struct shared_bucket {
     /* The first line: what the holder writes. lock.own counts for the front cell: admitted in the low half, denied in the high. */
     _Alignas(64) struct shared_lock lock;
     struct state front[2];
-    /* The second: what is read. Of a spare, written while it is held and stands for nobody: the bucket that it is to stand for, who is
-     * robbed of that one, and its word while the spare does so, without GONE. */
+    /* The second: what is read. Of a spare, written while it is reserved: the bucket that it is to stand for, who is robbed of that one, and
+     * its word while the spare does so, without GONE; and the payload of the word that was swapped for it, until the cells are copied. */
     _Atomic uint32_t home, robbed;
-    _Atomic uint64_t home_word;
+    _Atomic uint64_t home_word, unfinished;
     uint16_t marks[BUCKET_CELLS]; /* 16 bits of each live cell's hash, so that a search reads one line; only hints */
-    uint64_t unused[2];
+    uint64_t unused;
     struct shared_cell cells[BUCKET_CELLS];
 };
 

@@ -24,7 +24,7 @@
 
 #include "lock.h"
 
-#define SHARED_LAYOUT_VERSION 1
+#define SHARED_LAYOUT_VERSION 2
 #define SHARED_NAME_MAX 200 /* bytes */
 #define SHARED_SIZE_MIN (INT64_C(128) << 10)
 #define SHARED_SIZE_MAX (INT64_C(1) << 40)
@@ -91,7 +91,7 @@ struct shared_file {
     ino_t inode;
     int descriptor;
     pid_t opened_by; /* which process opened the descriptor; a forked child inherits its parent's */
-    bool created; /* by this process, when it opened it first */
+    bool created;    /* by this process, when it opened it first */
     uint64_t size;
     struct shared_layout layout;
     uint64_t hash_key[2];

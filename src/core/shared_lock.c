@@ -71,8 +71,7 @@ static inline bool try_take(struct shared_lock *l, uint32_t me, uint64_t *word) 
         return false;
     }
     *word = taken;
-    uint32_t turns = atomic_load_explicit(&l->turns, memory_order_relaxed);
-    atomic_store_explicit(&l->turns, turns + 1, memory_order_relaxed);
+    shared_lock_count_turn(l);
     return true;
 }
 

@@ -40,6 +40,12 @@ static inline uint64_t shared_word(uint32_t holder, uint32_t payload) {
     return (uint64_t)holder << SHARED_HOLDER_SHIFT | payload;
 }
 
+/* The caller has just taken the lock, which no other process counts therefore. */
+static inline void shared_lock_count_turn(struct shared_lock *l) {
+    uint32_t turns = atomic_load_explicit(&l->turns, memory_order_relaxed);
+    atomic_store_explicit(&l->turns, turns + 1, memory_order_relaxed);
+}
+
 /* Takes the lock for process `me`; *word is then what the holder passes on, its low half the payload. Not `patient`: spins for some
  * twenty microseconds at most; else sleeps, so call it without the GIL: it comes back within about SHARED_PATIENCE_NS of a holder that
  * stands still. Sets *word in any case. */
@@ -56,8 +62,7 @@ static inline bool shared_lock_try(struct shared_lock *l, uint32_t me, uint64_t 
     if (!atomic_compare_exchange_strong_explicit(&l->word, &free, *word, memory_order_acquire, memory_order_relaxed)) {
         return false;
     }
-    uint32_t turns = atomic_load_explicit(&l->turns, memory_order_relaxed);
-    atomic_store_explicit(&l->turns, turns + 1, memory_order_relaxed);
+    shared_lock_count_turn(l);
     return true;
 }
 static inline bool shared_lock_try_release(struct shared_lock *l, uint64_t word, uint32_t payload) {

@@ -4,15 +4,7 @@
  * what is left of the quota: what both were given together must be the quota, whatever n is, and nobody may wait for long. */
 #include <pthread.h>
 
-#include "shared_help.h"
-
-#if defined(__linux__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define STEPPING 1
-#include <sys/mman.h>
-#include <sys/ptrace.h>
-#else
-#define STEPPING 0
-#endif
+#include "shared_stepping.h"
 
 static void check_hash(void) {
     /* Of the authors' test vectors: the key is 00 01 .. 0f, the text 00 01 .. of that length. */
@@ -72,9 +64,11 @@ static void check_full(void) {
     bench_close(&b);
 }
 
-/* Threads without a lock of their own, as on a Python without a GIL: they come with one number, and rob each other as well. */
+/* Threads without a lock of their own, as on a Python without a GIL: they come with one number, and rob each other as well. Another one looks
+ * at their key meanwhile. */
 static struct bench threaded;
-static _Atomic int threads_admitted;
+static _Atomic int threads_admitted, threads_misread;
+static _Atomic bool threads_done;
 
 static void *exhaust(void *unused) {
     (void)unused;
@@ -82,111 +76,43 @@ static void *exhaust(void *unused) {
     return NULL;
 }
 
+static void *look(void *unused) {
+    (void)unused;
+    struct shared_entry entries[BUCKET_CELLS];
+    while (!atomic_load(&threads_done)) {
+        int count = shared_table_look(&threaded.table, bench_bucket(&threaded, "k"), entries);
+        for (int i = 0; i < count; i++) {
+            bool whole = entries[i].text_length == 1 && entries[i].text[0] == 'k' && entries[i].quota.limit == 20000;
+            atomic_fetch_add(&threads_misread, !whole);
+        }
+    }
+    return NULL;
+}
+
 static void check_threads(void) {
     for (int rules = 1; rules <= 3; rules += 2) {
-        pthread_t threads[4];
+        pthread_t threads[4], looking;
         bench_open(&threaded, TOKEN_BUCKET, 20000, rules);
         atomic_store(&threads_admitted, 0);
+        atomic_store(&threads_done, false);
+        CHECK_EQUAL(pthread_create(&looking, NULL, look, NULL), 0);
         for (int i = 0; i < 4; i++) {
             CHECK_EQUAL(pthread_create(&threads[i], NULL, exhaust, NULL), 0);
         }
         for (int i = 0; i < 4; i++) {
             pthread_join(threads[i], NULL);
         }
+        atomic_store(&threads_done, true);
+        pthread_join(looking, NULL);
         CHECK_EQUAL(atomic_load(&threads_admitted), 20000);
+        CHECK_EQUAL(atomic_load(&threads_misread), 0);
         bench_close(&threaded);
     }
 }
 
 #if STEPPING
 
-struct said {
-    _Atomic int done, admitted; /* decisions of the child */
-};
-
-/* What the child does: two decisions, of which the first is watched. */
-static void decide(struct bench *b, struct said *said, const char *name) {
-    struct table_key key = {.bytes = name, .length = strlen(name)};
-    struct outcome out;
-    struct shared_error error;
-    uint64_t hash[2];
-    shared_table_hash(&b->table, &b->ids, &key, hash);
-    shared_number(b->table.file, &error); /* registering is many system calls, and takes no bucket */
-    ptrace(PTRACE_TRACEME, 0, NULL, NULL);
-    __asm__ volatile("int3");
-    for (int i = 0; i < 2; i++) {
-        shared_table_limit(&b->table, b->plan, &b->ids, &key, hash, 1, true, &out, &error);
-        atomic_fetch_add(&said->admitted, out.kind == OUTCOME_ADMITTED);
-        atomic_store(&said->done, i + 1);
-    }
-    _exit(0);
-}
-
-static bool step_once(pid_t child) {
-    int status;
-    if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) != 0 || waitpid(child, &status, 0) != child) {
-        return false;
-    }
-    return WIFSTOPPED(status);
-}
-
 enum fate { KILLED, LEFT_STANDING };
-
-/* Steps through the child's first decision, n instructions; then its fate. False: that decision was over before. */
-static bool run_to(struct bench *b, struct said *said, int n, enum fate fate, pid_t *standing) {
-    atomic_store(&said->done, 0);
-    atomic_store(&said->admitted, 0);
-    pid_t child = fork();
-    if (child == 0) {
-        decide(b, said, "hot");
-    }
-    int status;
-    waitpid(child, &status, 0);
-    bool alive = true;
-    for (int i = 0; i < n && alive; i++) {
-        alive = step_once(child) && atomic_load_explicit(&said->done, memory_order_relaxed) == 0;
-    }
-    *standing = 0;
-    if (fate == KILLED) {
-        kill(child, SIGKILL);
-        waitpid(child, &status, 0);
-    } else {
-        *standing = child;
-    }
-    return alive;
-}
-
-static void finish(pid_t child) {
-    int status;
-    ptrace(PTRACE_CONT, child, NULL, NULL);
-    while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
-        ptrace(PTRACE_CONT, child, NULL, WSTOPSIG(status) == SIGSTOP ? 0 : (long)WSTOPSIG(status));
-    }
-}
-
-#define QUOTA 6
-
-/* A child that decides on `name` and stands still while it holds a bucket. */
-static pid_t stand_holding(struct bench *b, struct said *said, const char *name) {
-    struct shared_file *f = b->table.file;
-    pid_t child = fork();
-    if (child == 0) {
-        decide(b, said, name);
-    }
-    int status;
-    waitpid(child, &status, 0);
-    uint32_t number = atomic_load(&f->header->last_number);
-    for (int n = 0; n < 20000 && step_once(child); n++) {
-        for (uint32_t i = 0; i < f->layout.buckets + f->layout.spares; i++) {
-            uint64_t word = atomic_load(&f->buckets[i].lock.word);
-            if (shared_holder(word) == number && !(word & SHARED_MOVED)) {
-                return child;
-            }
-        }
-    }
-    CHECK(!"the child has held a bucket");
-    return child;
-}
 
 /* What the child finds: nothing of the key; the key; a bucket without room for it; the key in a spare, which it gives back. */
 enum before { NOTHING, THERE, FULL, MOVED };
@@ -194,7 +120,7 @@ enum before { NOTHING, THERE, FULL, MOVED };
 /* Each n from 1 until the child gets through. */
 static void check_each_instruction(const char *what, enum algorithm_id algorithm, int rules, enum before before,
                                    enum fate fate, int stride) {
-    struct said *said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct said *said = said_new();
     int64_t longest = 0;
     int n = 1, robbed = 0;
     struct bench b;
@@ -217,20 +143,24 @@ static void check_each_instruction(const char *what, enum algorithm_id algorithm
         if (before == MOVED) {
             pid_t first = stand_holding(&b, said, "hot");
             own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
-            kill(first, SIGKILL);
-            waitpid(first, NULL, 0);
+            child_kill(first);
             /* Nobody is in the way of giving the spare back: the lowest bit says so, see shared_bucket.h. */
             atomic_fetch_or(&b.table.file->buckets[bench_bucket(&b, "hot")].lock.word, UINT64_C(1));
         }
-        alive = run_to(&b, said, n, fate, &child);
+        atomic_store(&said->admitted, 0);
+        child = child_start(&b, said, "hot", 2);
+        alive = child_steps(child, said, n);
+        if (fate == KILLED) {
+            child_kill(child);
+        }
         uint32_t generation = atomic_load(&b.table.file->header->last_generation);
         int64_t start = bench_now();
         own += bench_exhaust(&b, "hot", 2 * QUOTA);
         int64_t took = bench_now() - start;
         longest = took > longest ? took : longest;
         robbed += atomic_load(&b.table.file->header->last_generation) != generation;
-        if (child != 0) {
-            finish(child);
+        if (fate == LEFT_STANDING) {
+            child_finish(child);
         }
         int all = own + atomic_load(&said->admitted);
         /* Who was killed may have been admitted and not have got to say so. */
@@ -245,11 +175,11 @@ static void check_each_instruction(const char *what, enum algorithm_id algorithm
     fprintf(stderr, "  %s: %d instructions, %d robbed, at most %.1f ms\n", what, n, robbed,
             (double)longest / NS_PER_MS);
     bench_close(&b);
-    munmap(said, 4096);
+    said_free(said);
 }
 
 static void check_no_spare_is_left(void) {
-    struct said *said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct said *said = said_new();
     struct bench b;
     char names[64][16];
     pid_t children[64];
@@ -274,11 +204,10 @@ static void check_no_spare_is_left(void) {
     CHECK_EQUAL(bench_ask(&b, names[spares], 1), OUTCOME_NO_MEMORY);
     CHECK_EQUAL(b.error.fault, SHARED_STOPPED);
     CHECK(strstr(b.error.text, pid) != NULL);
-    kill(children[0], SIGKILL); /* its spare is free again */
-    waitpid(children[0], NULL, 0);
+    child_kill(children[0]); /* its spare is free again */
     CHECK_EQUAL(bench_ask(&b, names[spares], 1), OUTCOME_ADMITTED);
     for (int i = 1; i <= spares; i++) {
-        finish(children[i]);
+        child_finish(children[i]);
     }
     int given = 0;
     for (int i = 0; i <= spares; i++) {
@@ -286,12 +215,12 @@ static void check_no_spare_is_left(void) {
     }
     CHECK_EQUAL(given + atomic_load(&said->admitted), (spares + 1) * QUOTA);
     bench_close(&b);
-    munmap(said, 4096);
+    said_free(said);
 }
 
 /* Somebody stands in a bucket, another in the spare that stands for it; then they go on, in both orders. */
 static void check_chains(void) {
-    struct said *said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct said *said = said_new();
     for (int order = 0; order < 2; order++) {
         struct bench b;
         bench_open(&b, TOKEN_BUCKET, 2 * QUOTA, 1);
@@ -302,9 +231,9 @@ static void check_chains(void) {
         pid_t second = stand_holding(&b, said, "hot");
         own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
         CHECK_EQUAL(own, 3);
-        finish(order == 0 ? first : second);
+        child_finish(order == 0 ? first : second);
         own += bench_ask(&b, "hot", 1) == OUTCOME_ADMITTED;
-        finish(order == 0 ? second : first);
+        child_finish(order == 0 ? second : first);
         own += bench_exhaust(&b, "hot", 4 * QUOTA);
         CHECK_EQUAL(own + atomic_load(&said->admitted), 2 * QUOTA);
         for (uint32_t i = 0; i < b.table.file->layout.buckets; i++) { /* everything is where it was */
@@ -312,7 +241,7 @@ static void check_chains(void) {
         }
         bench_close(&b);
     }
-    munmap(said, 4096);
+    said_free(said);
 }
 
 static void check_stepping(void) {
