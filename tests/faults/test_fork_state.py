@@ -110,7 +110,6 @@ KNOWN: dict[str, str] = {
     "contrib.mcp._call:_connections": "names of the parent's connections, which the child has not",
     "contrib.prometheus:_made": "metrics by registry, which prometheus_client keeps alike",
     "dropin:_finder": "finds modules, and keeps nothing",
-    "serve.early:hung_up": "a flag that a signal sets, in a service, which forks nothing",
     "store:_by_client": "stores, whose connections the core makes anew",
     "store:_by_file": "SQLite stores, which are in _sqlite_store:_stores",
     "store:_by_name": "shared memory, which parent and child share",
