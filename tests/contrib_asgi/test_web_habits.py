@@ -164,10 +164,12 @@ class TestLongestWait:
     def test_a_rule_that_would_admit_loses_nothing(self) -> None:
         store = headway.MemoryStore(clock=headway.VirtualClock(10**18))
         policy = Policy([Rule("1/m", name="m"), Rule("10/h", name="h")], store=store)
-        assert decisions(policy, [Plain()] * 5) == [200, 429, 429, 429, 429]
-        limits = policy.entries[1].limits
-        assert limits is not None
-        assert limits.limiter.peek("h|192.0.2.1").remaining == 9
+        first = policy.decide(Plain())
+        assert decisions(policy, [Plain()] * 4) == [429, 429, 429, 429]
+        asked = first.outcomes[1]
+        assert asked.name == "h"
+        assert asked.limits is not None
+        assert asked.limits.limiter.peek(asked.key).remaining == 9
 
     def test_the_awaited_decision_is_the_same(self) -> None:
         app = RateLimitMiddleware(
