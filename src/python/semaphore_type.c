@@ -248,7 +248,6 @@ static void prune(SemaphoreObject *s, bool of_tasks) {
 }
 
 int semaphore_entered(SemaphoreObject *s, PyObject *holder, uint64_t id) {
-    Py_INCREF(s->pool); /* of the lease */
     if (permits_are_many(&s->permits)) {
         prune(s, PyObject_TypeCheck((PyObject *)s, s->module->async_semaphore));
     }

@@ -42,6 +42,17 @@ int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, cons
 
 /* ---- a permit of a semaphore ---- */
 
+/* A waiter, and then its lease, has a reference to the pool and one to the holder from wait_begin_semaphore on: the thread that waits may be
+ * ended, or may be the parent's of a fork, before it has taken its permit. */
+static PyObject *pool_of(struct semaphore *s) {
+    return (PyObject *)((PoolObject *)((char *)s - offsetof(PoolObject, semaphore)));
+}
+
+static void permit_drop(struct semaphore *s, PyObject *holder) {
+    Py_DECREF(holder);
+    Py_DECREF(pool_of(s));
+}
+
 /* The leases that have run out and whose holders are gone make room. */
 static void end_lapsed(struct module_state *m, struct semaphore *s) {
     PyObject *holder;
@@ -49,8 +60,7 @@ static void end_lapsed(struct module_state *m, struct semaphore *s) {
     while ((holder = semaphore_lapsed(s, &id)) != NULL) {
         PyObject *ended = semaphore_judge(s, id, holder_lives(m, holder));
         if (ended != NULL) {
-            Py_DECREF(ended);
-            Py_DECREF((PoolObject *)((char *)s - offsetof(PoolObject, semaphore))); /* a waiter has another reference */
+            permit_drop(s, ended); /* the waiter that asks has another reference to the pool */
         }
         Py_DECREF(holder);
     }
@@ -65,7 +75,7 @@ static bool permit_check(struct wait *w, struct module_state *m, struct kept_err
     enum semaphore_end end = semaphore_wait_check(&w->semaphore, until);
     if (end == SEMAPHORE_REFUSED) {
         w->refused = true;
-        Py_DECREF((PyObject *)w->semaphore.holder);
+        permit_drop(w->semaphore.semaphore, w->semaphore.holder);
     }
     return end != SEMAPHORE_WAITING;
 }
@@ -73,7 +83,7 @@ static bool permit_check(struct wait *w, struct module_state *m, struct kept_err
 static void permit_cancel(struct wait *w) {
     if (!w->refused) {
         semaphore_wait_cancel(&w->semaphore);
-        Py_DECREF((PyObject *)w->semaphore.holder);
+        permit_drop(w->semaphore.semaphore, w->semaphore.holder);
     }
 }
 
@@ -88,6 +98,7 @@ int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, 
     if (interpreter_ends()) {
         semaphore_threads_ended(s);
     }
+    Py_INCREF(pool_of(s));
     enum semaphore_end end = semaphore_wait_begin(s, Py_NewRef(holder), term_ns, timeout_ns, &w->semaphore, until);
     w->ops = &permit_ops;
     w->stage = end == SEMAPHORE_NO_MEMORY ? WAIT_IDLE : WAIT_BEGUN;
@@ -95,7 +106,7 @@ int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, 
     if (end == SEMAPHORE_HELD || end == SEMAPHORE_WAITING) {
         return end == SEMAPHORE_HELD;
     }
-    Py_DECREF(holder);
+    permit_drop(s, holder);
     if (end == SEMAPHORE_NO_MEMORY) {
         PyErr_NoMemory();
         return -1;

@@ -55,7 +55,7 @@ void wait_init(struct wait *w, void (*wake)(struct waiter *self), const void *ke
 /* 1: decided, 0: in line, sleep until *until at most. -1: an exception, and nothing has begun. After wait_init. */
 int wait_begin_store(struct wait *w, struct store *s, const struct plan *p, const struct table_key *key, int64_t cost,
                      int64_t timeout_ns, int64_t *until);
-/* A reference to `holder` is taken when the permit is. */
+/* A reference to `holder` and one to the pool are taken. */
 int wait_begin_semaphore(struct wait *w, struct semaphore *s, PyObject *holder, int64_t term_ns, int64_t timeout_ns,
                          int64_t *until);
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headway import MemoryStore, VirtualClock
 from headway.asyncio import Throttled
 
 number = contextvars.ContextVar("number", default=0)
@@ -59,8 +60,10 @@ def waiting(kind: str, seen: Callable[[Any], None]) -> Coroutine[Any, Any, Any]:
     """A coroutine that waits some milliseconds, for a slot or for a future."""
 
     async def for_slot() -> None:
-        limiter = Throttled("k", quota="50/s burst 1", timeout=5)
+        clock = VirtualClock()
+        limiter = Throttled("k", quota="1/s", store=MemoryStore(clock=clock), timeout=5)
         await limiter.limit()
+        asyncio.get_running_loop().call_later(0.02, clock.advance, 1)
         assert await Yields(limiter.limit(), seen)
 
     async def for_future() -> None:
