@@ -83,7 +83,9 @@ static enum shared_enter rob(struct shared_file *f, struct shared_bucket *b, uin
     uint64_t reserved;
     struct shared_bucket *s = shared_spare_reserve(f, me, &reserved);
     if (s == NULL) {
-        return no_spare(f, word, error);
+        bool moved_on =
+            ((word_of(b) ^ word) & ~SHARED_SLEEPERS) != 0; /* others may have taken it over, with the last spares */
+        return moved_on ? SHARED_LATER : no_spare(f, word, error);
     }
     uint64_t home_word = moved_word((uint32_t)(s - f->buckets), generation_of(reserved));
     atomic_store(&s->home_word, UINT64_C(0)); /* never a home with another's word */

@@ -72,7 +72,8 @@ static _Atomic bool threads_done;
 
 static void *exhaust(void *unused) {
     (void)unused;
-    atomic_fetch_add(&threads_admitted, bench_exhaust(&threaded, "k", 1000000));
+    struct bench own = threaded; /* for the error */
+    atomic_fetch_add(&threads_admitted, bench_exhaust(&own, "k", 1000000));
     return NULL;
 }
 

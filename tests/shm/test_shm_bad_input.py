@@ -149,7 +149,7 @@ def test_a_link_is_not_followed(name: str, tmp_path: Path) -> None:
         (b"", "is damaged: it has 0 bytes"),
         (b"x" * 5000, "is not a file of headway"),
         (b"headway\0\x09\0\0\0" + bytes(5000), "is of layout version 9"),
-        (b"headway\0\x01\0\0\0" + bytes(5000), "does not add up"),
+        (b"headway\0\x02\0\0\0" + bytes(5000), "does not add up"),
     ],
 )
 def test_a_file_that_is_something_else_is_said(content: bytes, said: str, name: str) -> None:
