@@ -55,7 +55,7 @@ class Client:
     async def _ask(self, words: list[bytes]) -> bytes:
         if not self.awaits:
             context = contextvars.copy_context()  # what watches the client goes by it
-            return await in_worker(self, functools.partial(context.run, self.call, words))
+            return await in_worker(self, lambda: context.run(self.call, words))
         try:
             return _encoded(await self.client.execute_command(words[0].decode(), *words[1:]))
         except Exception as error:
