@@ -31,7 +31,7 @@ static void advance(struct text *rest, size_t count) {
     rest->length -= count;
 }
 
-static bool take(struct text *rest, char c) {
+static bool text_take(struct text *rest, char c) {
     if (rest->length > 0 && rest->at[0] == c) {
         advance(rest, 1);
         return true;
@@ -56,7 +56,7 @@ static void skip_blanks(struct text *rest, bool tabs) {
 
 /* At most 15 digits, or 12 and a point and 3. */
 static bool take_number(struct text *rest, struct field_value *value) {
-    value->negative = take(rest, '-');
+    value->negative = text_take(rest, '-');
     struct text digits = take_while(rest, is_digit);
     value->type = FIELD_INTEGER;
     size_t most = 15;
@@ -119,16 +119,16 @@ static bool take_item(struct text *rest, struct field_value *value) {
     case ':':
         value->type = FIELD_BYTES;
         value->text = take_while(rest, is_base64);
-        return take(rest, ':');
+        return text_take(rest, ':');
     case '?':
         value->type = FIELD_BOOLEAN;
         value->truth = peek(rest) == '1';
-        return take(rest, '1') || take(rest, '0');
+        return text_take(rest, '1') || text_take(rest, '0');
     case '@':
         return take_number(rest, value) && value->type == FIELD_INTEGER && (value->type = FIELD_DATE, true);
     case '%':
         value->type = FIELD_DISPLAY;
-        return take(rest, '"') && take_quoted(rest, &value->text, false);
+        return text_take(rest, '"') && take_quoted(rest, &value->text, false);
     default:
         return false;
     }
@@ -146,7 +146,7 @@ static bool take_key(struct text *rest, struct text *key) {
 static bool take_semicolon(struct text *rest) {
     struct text ahead = *rest;
     skip_blanks(&ahead, true);
-    if (!take(&ahead, ';')) {
+    if (!text_take(&ahead, ';')) {
         return false;
     }
     skip_blanks(&ahead, true);
@@ -158,7 +158,7 @@ static bool take_parameter(struct text *rest, struct text *key, struct field_val
     if (!take_key(rest, key)) {
         return false;
     }
-    if (take(rest, '=')) {
+    if (text_take(rest, '=')) {
         return take_item(rest, value);
     }
     *value = (struct field_value){.type = FIELD_BOOLEAN, .truth = true};
@@ -204,12 +204,12 @@ static bool take_member(struct text *rest, struct field_member *member) {
     struct text ahead = *rest;
     member->key = (struct text){rest->at, 0};
     /* A key with a value, else the same letters are a token. */
-    if (take_key(&ahead, &member->key) && take(&ahead, '=')) {
+    if (take_key(&ahead, &member->key) && text_take(&ahead, '=')) {
         *rest = ahead;
     } else {
         member->key.length = 0;
     }
-    bool good = take(rest, '(') ? take_inner(rest, &member->value) : take_item(rest, &member->value);
+    bool good = text_take(rest, '(') ? take_inner(rest, &member->value) : take_item(rest, &member->value);
     return good && take_parameters(rest, &member->parameters);
 }
 
@@ -240,7 +240,7 @@ enum field_step field_next(struct text *rest, struct field_member *member) {
     if (good && rest->length == 0) {
         return FIELD_MEMBER;
     }
-    if (good && take(rest, ',')) {
+    if (good && text_take(rest, ',')) {
         return FIELD_MEMBER;
     }
     *rest = whole;

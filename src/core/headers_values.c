@@ -58,7 +58,7 @@ bool value_starts_with_letter(struct text text) {
     return text.length > 0 && is_letter(text.at[0]);
 }
 
-static bool take(struct reader *r, char c) {
+static bool reader_take(struct reader *r, char c) {
     if (r->at < r->end && *r->at == c) {
         r->at++;
         return true;
@@ -80,7 +80,7 @@ static bool take_number(struct reader *r, struct number *number) {
         }
         whole = whole * 10 + (*r->at - '0');
     }
-    if (take(r, '.')) {
+    if (reader_take(r, '.')) {
         int fraction = 0;
         for (; r->at < r->end && is_digit(*r->at); r->at++, fraction++) {
             nanos += unit * (*r->at - '0');
@@ -209,7 +209,7 @@ static bool take_digits(struct reader *r, int count, int *value) {
 }
 
 static bool take_clock(struct reader *r, struct date *d) {
-    return take_digits(r, 2, &d->hour) && take(r, ':') && take_digits(r, 2, &d->minute) && take(r, ':') &&
+    return take_digits(r, 2, &d->hour) && reader_take(r, ':') && take_digits(r, 2, &d->minute) && reader_take(r, ':') &&
            take_digits(r, 2, &d->second);
 }
 
@@ -217,10 +217,11 @@ static bool take_clock(struct reader *r, struct date *d) {
 static bool take_offset(struct reader *r, struct date *d) {
     int sign = r->at < r->end && *r->at == '-' ? -1 : 1;
     int hours, minutes;
-    if (!take(r, '-') && !take(r, '+')) {
+    if (!reader_take(r, '-') && !reader_take(r, '+')) {
         return false;
     }
-    if (!take_digits(r, 2, &hours) || (take(r, ':'), !take_digits(r, 2, &minutes)) || hours > 23 || minutes > 59) {
+    if (!take_digits(r, 2, &hours) || (reader_take(r, ':'), !take_digits(r, 2, &minutes)) || hours > 23 ||
+        minutes > 59) {
         return false;
     }
     d->zone_minutes = sign * (hours * 60 + minutes);
@@ -229,12 +230,13 @@ static bool take_offset(struct reader *r, struct date *d) {
 
 static bool rfc3339(struct reader r, int64_t *ns) {
     struct date d = {0};
-    if (!take_digits(&r, 4, &d.year) || !take(&r, '-') || !take_digits(&r, 2, &d.month) || !take(&r, '-') ||
-        !take_digits(&r, 2, &d.day) || !(take(&r, 'T') || take(&r, 't') || take(&r, ' ')) ||
-        !take_digits(&r, 2, &d.hour) || !take(&r, ':') || !take_digits(&r, 2, &d.minute)) {
+    if (!take_digits(&r, 4, &d.year) || !reader_take(&r, '-') || !take_digits(&r, 2, &d.month) ||
+        !reader_take(&r, '-') || !take_digits(&r, 2, &d.day) ||
+        !(reader_take(&r, 'T') || reader_take(&r, 't') || reader_take(&r, ' ')) || !take_digits(&r, 2, &d.hour) ||
+        !reader_take(&r, ':') || !take_digits(&r, 2, &d.minute)) {
         return false;
     }
-    if (take(&r, ':')) { /* Atlassian leaves the seconds out */
+    if (reader_take(&r, ':')) { /* Atlassian leaves the seconds out */
         if (!take_digits(&r, 2, &d.second)) {
             return false;
         }
@@ -246,7 +248,7 @@ static bool rfc3339(struct reader r, int64_t *ns) {
             d.nanos = n.nanos;
         }
     }
-    if (r.at < r.end && !take(&r, 'Z') && !take(&r, 'z') && !take_offset(&r, &d)) {
+    if (r.at < r.end && !reader_take(&r, 'Z') && !reader_take(&r, 'z') && !take_offset(&r, &d)) {
         return false;
     }
     return r.at == r.end && date_ns(&d, ns);
@@ -280,18 +282,19 @@ static bool take_month(struct reader *r, int *month) {
 /* "Nov  6 08:49:37 1994", the rest of asctime's form. */
 static bool asctime_rest(struct reader r, int64_t *ns) {
     struct date d = {0};
-    if (!take_month(&r, &d.month) || !take(&r, ' ')) {
+    if (!take_month(&r, &d.month) || !reader_take(&r, ' ')) {
         return false;
     }
-    return (take(&r, ' ') ? take_digits(&r, 1, &d.day) : take_digits(&r, 2, &d.day)) && take(&r, ' ') &&
-           take_clock(&r, &d) && take(&r, ' ') && take_digits(&r, 4, &d.year) && r.at == r.end && date_ns(&d, ns);
+    return (reader_take(&r, ' ') ? take_digits(&r, 1, &d.day) : take_digits(&r, 2, &d.day)) && reader_take(&r, ' ') &&
+           take_clock(&r, &d) && reader_take(&r, ' ') && take_digits(&r, 4, &d.year) && r.at == r.end &&
+           date_ns(&d, ns);
 }
 
 /* "06 Nov 1994 08:49:37 GMT" and "06-Nov-94 08:49:37 GMT", the rest of the other two. */
 static bool fixdate_rest(struct reader r, int64_t *ns) {
     struct date d = {0};
-    if (!take_digits(&r, 2, &d.day) || !(take(&r, ' ') || take(&r, '-')) || !take_month(&r, &d.month) ||
-        !(take(&r, ' ') || take(&r, '-'))) {
+    if (!take_digits(&r, 2, &d.day) || !(reader_take(&r, ' ') || reader_take(&r, '-')) || !take_month(&r, &d.month) ||
+        !(reader_take(&r, ' ') || reader_take(&r, '-'))) {
         return false;
     }
     if (!take_digits(&r, 4, &d.year)) {
@@ -300,7 +303,7 @@ static bool fixdate_rest(struct reader r, int64_t *ns) {
         }
         d.year += d.year < 70 ? 2000 : 1900;
     }
-    if (!take(&r, ' ') || !take_clock(&r, &d) || !take(&r, ' ')) {
+    if (!reader_take(&r, ' ') || !take_clock(&r, &d) || !reader_take(&r, ' ')) {
         return false;
     }
     struct text zone = take_word(&r);
@@ -322,8 +325,8 @@ bool value_date(struct text text, int64_t *ns) {
     if (name_number(take_word(&r), "montuewedthufrisatsun") == 0) {
         return false;
     }
-    bool comma = take(&r, ',');
-    return take(&r, ' ') && (comma ? fixdate_rest(r, ns) : asctime_rest(r, ns));
+    bool comma = reader_take(&r, ',');
+    return reader_take(&r, ' ') && (comma ? fixdate_rest(r, ns) : asctime_rest(r, ns));
 }
 
 /* ---- resets ---- */

@@ -324,8 +324,8 @@ static int64_t ask(const struct ledger *l, const struct ledger_dimension *d, int
     return next > now ? next : 0;
 }
 
-static void take(const struct ledger *l, struct ledger_dimension *d, int64_t amount, int64_t now,
-                 struct ledger_ticket *t) {
+static void ledger_take_from(const struct ledger *l, struct ledger_dimension *d, int64_t amount, int64_t now,
+                             struct ledger_ticket *t) {
     if (d->bucket && amount > 0) {
         struct quota q;
         if (ledger_quota(d, &q)) {
@@ -396,7 +396,7 @@ void ledger_reserve(struct ledger *l, const struct ledger_cost *costs, int count
     out->ticket.settled = true;
     for (int i = 0; i < l->count; i++) {
         if (amounts[i] >= 0) {
-            take(l, &l->dimensions[i], amounts[i], now, &out->ticket);
+            ledger_take_from(l, &l->dimensions[i], amounts[i], now, &out->ticket);
         }
     }
 }

@@ -299,8 +299,8 @@ static int64_t wait_for_room(const struct visit *v) {
 }
 
 /* One attempt. False: robbed in the middle of it. */
-static bool decide(struct shared_table *t, const struct plan *p, const struct shared_plan *ids,
-                   const struct table_key *key, int64_t cost, struct visit *v, struct outcome *out) {
+static bool visit_decide(struct shared_table *t, const struct plan *p, const struct shared_plan *ids,
+                         const struct table_key *key, int64_t cost, struct visit *v, struct outcome *out) {
     struct state before[QUOTA_RULES_MAX], after[QUOTA_RULES_MAX];
     uint32_t wanted = 0;
     bool admitted = true;
@@ -397,7 +397,7 @@ enum shared_enter shared_table_limit(struct shared_table *t, const struct plan *
         if (end == SHARED_ENTERED && !other) {
             continue;
         }
-        if (end != SHARED_ENTERED || decide(t, p, ids, key, cost, &v, out)) {
+        if (end != SHARED_ENTERED || visit_decide(t, p, ids, key, cost, &v, out)) {
             return end;
         }
     }

@@ -89,8 +89,8 @@ size_t shared_value_max(const struct shared_file *f) {
 
 /* ---- the lock ---- */
 
-static enum shared_value_end enter(struct shared_file *f, bool patient, uint64_t *word, uint32_t *holder,
-                                   struct shared_error *error) {
+static enum shared_value_end values_enter(struct shared_file *f, bool patient, uint64_t *word, uint32_t *holder,
+                                          struct shared_error *error) {
     uint32_t me = shared_number(f, error);
     if (me == 0 || shared_value_count(f) == 0) {
         return me == 0 ? SHARED_VALUE_FAILED : SHARED_VALUE_FULL;
@@ -116,7 +116,7 @@ static enum shared_value_end enter(struct shared_file *f, bool patient, uint64_t
     return SHARED_VALUE_STOPPED;
 }
 
-static void leave(struct shared_file *f, uint64_t word) {
+static void values_leave(struct shared_file *f, uint64_t word) {
     shared_lock_release(&head_of(f)->lock, word, (uint32_t)word);
 }
 
@@ -142,7 +142,7 @@ static void put(_Atomic uint64_t *word, uint64_t value) {
 }
 
 /* The key's, or NULL. `*spare`: the first one without a value, or NULL. */
-static struct entry *find(const struct shared_file *f, const struct hash *h, struct entry **spare) {
+static struct entry *values_find(const struct shared_file *f, const struct hash *h, struct entry **spare) {
     *spare = NULL;
     for (uint32_t i = 0; i < shared_value_count(f); i++) {
         struct entry *e = entry_at(f, i);
@@ -283,15 +283,15 @@ enum shared_value_end shared_value_read(struct shared_file *f, const char *key, 
     struct hash h = hash_of(f, key, key_length);
     struct entry *spare;
     uint64_t word;
-    enum shared_value_end end = enter(f, patient, &word, holder, error);
+    enum shared_value_end end = values_enter(f, patient, &word, holder, error);
     if (end != SHARED_VALUE_OK) {
         return end;
     }
-    struct entry *e = find(f, &h, &spare);
+    struct entry *e = values_find(f, &h, &spare);
     uint32_t page = e == NULL ? 0 : (uint32_t)load(&e->state);
     *length = page == 0 ? 0 : copy_out(f, page, bytes, room);
     *mark = mark_of(e);
-    leave(f, word);
+    values_leave(f, word);
     return SHARED_VALUE_OK;
 }
 
@@ -304,11 +304,11 @@ enum shared_value_end shared_value_write(struct shared_file *f, const char *key,
     if (length > shared_value_max(f)) {
         return SHARED_VALUE_FULL;
     }
-    enum shared_value_end end = enter(f, patient, &word, holder, error);
+    enum shared_value_end end = values_enter(f, patient, &word, holder, error);
     if (end != SHARED_VALUE_OK) {
         return end;
     }
-    struct entry *e = find(f, &h, &spare);
+    struct entry *e = values_find(f, &h, &spare);
     uint32_t page = 0;
     if (mark_of(e) != mark) {
         end = SHARED_VALUE_CHANGED;
@@ -325,7 +325,7 @@ enum shared_value_end shared_value_write(struct shared_file *f, const char *key,
         changes = changes != 0 ? changes : 1;
         put(&e->state, (uint64_t)changes << 32 | page); /* from here on it counts */
     }
-    leave(f, word);
+    values_leave(f, word);
     if (end == SHARED_VALUE_OK) {
         tell(f);
     }

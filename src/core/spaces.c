@@ -127,8 +127,8 @@ static bool grow(struct spaces *r) {
     return true;
 }
 
-static enum spaces_end take(struct spaces *r, struct table *t, const char *name, size_t length, size_t prefix_length,
-                            uint32_t *number) {
+static enum spaces_end space_take(struct spaces *r, struct table *t, const char *name, size_t length,
+                                  size_t prefix_length, uint32_t *number) {
     uint64_t hash = hash_of(name, length);
     uint32_t n = r->bucket_count == 0 ? NO_SPACE : *bucket_of(r, hash);
     while (n != NO_SPACE &&
@@ -213,7 +213,7 @@ static void forget_unused(struct spaces *r, struct table *t, int64_t now) {
 enum spaces_end spaces_take(struct spaces *r, struct table *t, const char *name, size_t length, size_t prefix_length,
                             int64_t now, uint32_t *number) {
     lock_acquire(&r->lock);
-    enum spaces_end end = take(r, t, name, length, prefix_length, number);
+    enum spaces_end end = space_take(r, t, name, length, prefix_length, number);
     bool many = r->names >= r->most;
     lock_release(&r->lock);
     if (many) {

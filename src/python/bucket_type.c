@@ -47,7 +47,7 @@ static int positive(PyObject *object, const char *name, double *value) {
 static int bucket_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"capacity", "tokens_per_second", "clock", NULL};
     BucketObject *self = (BucketObject *)object;
-    struct module_state *m = state_of_instance(object);
+    struct module_state *m = module_of_instance(object);
     PyObject *capacity_object, *rate_object, *clock = Py_None;
     double capacity, rate;
     if (m == NULL ||

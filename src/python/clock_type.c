@@ -7,7 +7,7 @@ static PyObject *clock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *now = NULL;
     int64_t ns = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:VirtualClock", names, &now) ||
-        (now != NULL && instant_from_object(state_of_type(type), now, "now_ns", &ns) < 0)) {
+        (now != NULL && instant_from_object(module_of_type(type), now, "now_ns", &ns) < 0)) {
         return NULL;
     }
     ClockObject *self = (ClockObject *)type->tp_alloc(type, 0);
@@ -34,17 +34,17 @@ static PyObject *clock_now_ns(ClockObject *self, void *unused) {
 
 static PyObject *clock_set(ClockObject *self, PyObject *now) {
     int64_t ns;
-    if (instant_from_object(state_of_type(Py_TYPE(self)), now, "now_ns", &ns) < 0) {
+    if (instant_from_object(module_of_type(Py_TYPE(self)), now, "now_ns", &ns) < 0) {
         return NULL;
     }
     virtual_clock_set(&self->clock, ns);
-    wait_flush(state_of_type(Py_TYPE(self)));
+    wait_flush(module_of_type(Py_TYPE(self)));
     Py_RETURN_NONE;
 }
 
 static PyObject *clock_advance(ClockObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"seconds", "ns", NULL};
-    struct module_state *m = state_of_type(Py_TYPE(self));
+    struct module_state *m = module_of_type(Py_TYPE(self));
     double seconds = 0;
     PyObject *ns_object = NULL;
     int64_t ns = 0;

@@ -31,7 +31,7 @@ static PyObject *guarded_call(PyObject *object, PyObject *const *args, size_t na
 
 static PyObject *guarded_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"limiter", "function", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     PyObject *limiter, *function;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O:Guarded", names, m->limiter, &limiter, &function)) {
         return NULL;

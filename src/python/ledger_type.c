@@ -187,7 +187,7 @@ static PyObject *ledger_reserve_method(PyObject *object, PyObject *const *args, 
 
 static PyObject *ledger_observe_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     LedgerObject *self = (LedgerObject *)object;
-    const struct module_state *m = state_of_type(Py_TYPE(object));
+    const struct module_state *m = module_of_type(Py_TYPE(object));
     struct ledger_ticket ticket;
     struct observation scratch;
     const struct observation *observation;
@@ -214,7 +214,7 @@ static bool is_unusual(const struct observation *o, const char *resource) {
 /* parse_headers and observe in one: no object is made of what is said, as a rule. */
 static PyObject *ledger_learn_method(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     LedgerObject *self = (LedgerObject *)object;
-    struct module_state *m = state_of_type(Py_TYPE(object));
+    struct module_state *m = module_of_type(Py_TYPE(object));
     struct ledger_ticket ticket;
     struct observation told, *kept;
     int64_t sent, received;
@@ -359,7 +359,7 @@ static PyObject *ledger_state_method(PyObject *object, PyObject *unused) {
 
 static PyObject *ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"state", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     PyObject *state = Py_None;
     if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Ledger", names, &state)) {
         return NULL;

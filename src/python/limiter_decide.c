@@ -108,8 +108,8 @@ int memory_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key
 }
 
 /* The decision itself. 0, or -1 and an exception. */
-static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_object, int64_t cost, int64_t timeout_ns,
-                         struct outcome *out) {
+static inline int limiter_decide_once(LimiterObject *t, PlanObject *plan, PyObject *key_object, int64_t cost,
+                                      int64_t timeout_ns, struct outcome *out) {
     struct table_key key;
     PyObject *owned;
     if (key_from_object(t->module, key_object, &key, &owned) < 0) {
@@ -133,13 +133,15 @@ static inline int decide(LimiterObject *t, PlanObject *plan, PyObject *key_objec
 PyObject *limiter_decide(LimiterObject *t, PyObject *key, int64_t cost, int64_t timeout_ns) {
     struct outcome out;
     if (t->plan != NULL) {
-        return decide(t, t->plan, key, cost, timeout_ns, &out) < 0 ? NULL : result_new(t->module, t->plan, &out);
+        return limiter_decide_once(t, t->plan, key, cost, timeout_ns, &out) < 0 ? NULL
+                                                                                : result_new(t->module, t->plan, &out);
     }
     PlanObject *plan = limiter_plan(t, key);
     if (plan == NULL) {
         return NULL;
     }
-    PyObject *result = decide(t, plan, key, cost, timeout_ns, &out) < 0 ? NULL : result_new(t->module, plan, &out);
+    PyObject *result =
+        limiter_decide_once(t, plan, key, cost, timeout_ns, &out) < 0 ? NULL : result_new(t->module, plan, &out);
     Py_DECREF(plan);
     return result;
 }
@@ -263,7 +265,7 @@ int limiter_acquire(LimiterObject *t, const struct call *call, int64_t timeout_n
     int64_t cost = t->cost_value;
     *result = NULL;
     if (t->plan != NULL && t->hooks == NULL && cost >= 0 && !always_result && PyUnicode_Check(t->key)) {
-        if (decide(t, t->plan, t->key, cost, timeout_ns, &out) < 0) {
+        if (limiter_decide_once(t, t->plan, t->key, cost, timeout_ns, &out) < 0) {
             return -1;
         }
         if (out.kind == OUTCOME_ADMITTED) {

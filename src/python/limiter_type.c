@@ -233,7 +233,7 @@ static int install(struct module_state *m, LimiterObject *self, const struct lim
 
 static int limiter_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     LimiterObject *self = (LimiterObject *)object;
-    struct module_state *m = state_of_instance(object);
+    struct module_state *m = module_of_instance(object);
     struct limiter_arguments a = {0};
     if (m == NULL) {
         return -1;

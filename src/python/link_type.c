@@ -203,7 +203,7 @@ int link_append_word(struct redis_buffer *b, PyObject *word) {
 
 static PyObject *link_execute(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     LinkObject *self = (LinkObject *)object;
-    struct module_state *m = state_of_type(Py_TYPE(object));
+    struct module_state *m = module_of_type(Py_TYPE(object));
     struct redis_buffer b = {0};
     PyObject *answer = NULL;
     if (!self->ready || nargs == 0) {
@@ -347,7 +347,7 @@ static void link_begin(LinkObject *self, int64_t timeout_ns) {
     link_init(&self->link, &self->address, self->tls.context != NULL ? &self->tls.stream : NULL, timeout_ns);
     self->fork = (struct fork_owner){.take = link_fork_take, .give = link_fork_give, .child = link_fork_child};
     fork_register(&self->fork);
-    self->module = state_of_type(Py_TYPE(self));
+    self->module = module_of_type(Py_TYPE(self));
     self->ready = true;
 }
 
@@ -356,8 +356,8 @@ static int64_t link_timeout(PyTypeObject *type, const char *name, double seconds
     if (!(seconds > 0)) {
         PyObject *given = PyFloat_FromDouble(seconds);
         if (given != NULL) {
-            PyErr_Format(state_of_type(type)->setup_error, "Invalid %s: %R, must be a number of seconds above 0.", name,
-                         given);
+            PyErr_Format(module_of_type(type)->setup_error, "Invalid %s: %R, must be a number of seconds above 0.",
+                         name, given);
             Py_DECREF(given);
         }
         return -1;
@@ -373,7 +373,7 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     PyObject *host = Py_None, *unix_path = Py_None, *user = Py_None, *password = Py_None, *name = Py_None;
     int port = 6379, database = 0;
 #ifdef HEADWAY_WITHOUT_REDIS
-    PyErr_SetString(state_of_type(type)->setup_error,
+    PyErr_SetString(module_of_type(type)->setup_error,
                     "This headway was built without Redis (HEADWAY_WITHOUT_REDIS=1): build it with hiredis, or use "
                     "MemoryStore().");
     return NULL;

@@ -9,7 +9,7 @@
 
 #include "clock.h"
 
-static bool schedule(LoopLinkObject *self, const char *method, struct kept_error *k);
+static bool loop_link_schedule(LoopLinkObject *self, const char *method, struct kept_error *k);
 
 /* A method of the loop with one argument or two. 0; -1: the loop is closed, or refuses, which is kept. */
 static int ask_loop(PyObject *loop, const char *method, int fd, PyObject *callback, struct kept_error *k) {
@@ -26,7 +26,7 @@ static int ask_loop(PyObject *loop, const char *method, int fd, PyObject *callba
 }
 
 /* Has the loop watch `fd` (-1: nothing) for these events. Where that fails nothing counts as watched; the next step tries again. */
-static void watch(LoopLinkObject *self, PyObject *loop, int fd, short events, struct kept_error *k) {
+static void loop_link_watch(LoopLinkObject *self, PyObject *loop, int fd, short events, struct kept_error *k) {
     static const struct {
         short event;
         const char *add, *remove;
@@ -119,14 +119,14 @@ void loop_link_step(LoopLinkObject *self, bool readable, struct kept_error *k) {
     bool other = self->socket != self->link.connection.socket;
     self->socket = self->link.connection.socket;
     if (self->fd >= 0 && (other || fd < 0)) {
-        watch(self, loop, -1, 0, k); /* the number may soon be that of another descriptor */
+        loop_link_watch(self, loop, -1, 0, k); /* the number may soon be that of another descriptor */
     }
     if (fd != self->fd || events != self->events) {
-        watch(self, loop, fd, events, k);
+        loop_link_watch(self, loop, fd, events, k);
     }
     if (tls_raise(&self->tls)) {
         error_keep(k);
-        schedule(self, "call_soon", k); /* the connection is closed; what is asked goes over a new one */
+        loop_link_schedule(self, "call_soon", k); /* the connection is closed; what is asked goes over a new one */
     }
     wait_flush(self->module);
     Py_DECREF(loop);
@@ -137,7 +137,7 @@ static void hang_up(LoopLinkObject *self, struct kept_error *k) {
     PyObject *loop = weak_target(self->loop);
     self->closing = loop != NULL && link_owes(&self->link);
     if (loop != NULL && !self->closing && link_is_idle(&self->link)) {
-        watch(self, loop, -1, 0, k);
+        loop_link_watch(self, loop, -1, 0, k);
         self->link.driven = false;
         link_close(&self->link);
     }
@@ -204,7 +204,7 @@ static void wake_request(struct redis_request *r) {
 
 /* The loop calls before this turn of it is over; `method` is its call_soon, or call_soon_threadsafe where this may be another thread.
  * False: it is closed, or refuses, which is kept. */
-static bool schedule(LoopLinkObject *self, const char *method, struct kept_error *k) {
+static bool loop_link_schedule(LoopLinkObject *self, const char *method, struct kept_error *k) {
     PyObject *loop = weak_target(self->loop), *args[] = {(PyObject *)self, Py_True};
     if (loop == NULL) {
         return false;
@@ -225,7 +225,7 @@ static bool schedule(LoopLinkObject *self, const char *method, struct kept_error
 
 int loop_link_submit(LoopLinkObject *self, struct redis_request *r, TaskWaitObject *t) {
     struct kept_error k = {0};
-    bool scheduled = schedule(self, "call_soon", &k);
+    bool scheduled = loop_link_schedule(self, "call_soon", &k);
     if (error_set(&k)) {
         return -1;
     }
@@ -268,7 +268,8 @@ void loop_link_abandon(LoopLinkObject *self, struct redis_request *r, struct red
         PyObject *type, *error, *traceback;
         struct kept_error k = {0};
         PyErr_Fetch(&type, &error, &traceback);
-        if (!more || !schedule(self, "call_soon_threadsafe", &k)) { /* the collector may be at work in any thread */
+        if (!more ||
+            !loop_link_schedule(self, "call_soon_threadsafe", &k)) { /* the collector may be at work in any thread */
             settle_for_closed(self, &k);
         }
         error_defer(&k, NULL);

@@ -53,7 +53,7 @@ const char *type_short_name(const PyTypeObject *type) {
     return dot != NULL ? dot + 1 : type->tp_name;
 }
 
-struct module_state *state_of_instance(PyObject *self) {
+struct module_state *module_of_instance(PyObject *self) {
 #if PY_VERSION_HEX >= 0x030B0000
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &headway_module);
     return module == NULL ? NULL : PyModule_GetState(module);

@@ -365,15 +365,15 @@ static inline PyObject *weak_target(PyObject *reference) {
 #endif
 }
 
-static inline struct module_state *state_of_limiter(PyObject *object) {
+static inline struct module_state *module_of_limiter(PyObject *object) {
     return ((LimiterObject *)object)->module;
 }
 
-static inline struct module_state *state_of_type(PyTypeObject *type) {
+static inline struct module_state *module_of_type(PyTypeObject *type) {
     return (struct module_state *)PyType_GetModuleState(type);
 }
 
 /* For types that users may subclass: the class that made the method knows its module. */
-struct module_state *state_of_instance(PyObject *self);
+struct module_state *module_of_instance(PyObject *self);
 
 #endif

@@ -76,7 +76,7 @@ static PyObject *dimension_object(struct module_state *m, const struct observed_
 static PyObject *observation_dimensions(ObservationObject *self, void *unused) {
     (void)unused;
     const struct observation *o = &self->observation;
-    struct module_state *m = state_of_type(Py_TYPE(self));
+    struct module_state *m = module_of_type(Py_TYPE(self));
     PyObject *tuple = PyTuple_New(o->count);
     for (int i = 0; tuple != NULL && i < o->count; i++) {
         PyObject *dimension = dimension_object(m, &o->dimensions[i]);
@@ -279,7 +279,7 @@ static int fill(struct module_state *m, struct observation *o, PyObject *dimensi
 
 static PyObject *observation_type_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"dimensions", "date", "retry_after", "retry_for_all", "ignored", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     PyObject *dimensions = NULL, *date = Py_None, *retry = Py_None, *self;
     int for_all = 0, ignored = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOOpi:Observation", names, &dimensions, &date, &retry, &for_all,

@@ -76,7 +76,7 @@ static PyObject *rate_new_raw(PyTypeObject *type, int64_t period_ns, int64_t lim
 
 static PyObject *rate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"period", "limit", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     PyObject *period, *limit;
     int64_t period_ns, limit_value;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Rate", names, &period, &limit) ||
@@ -95,7 +95,7 @@ static void plain_dealloc(PyObject *self) {
 
 static PyObject *rate_period(RateObject *self, void *unused) {
     (void)unused;
-    return timedelta_from_ns(state_of_type(Py_TYPE(self)), self->period_ns);
+    return timedelta_from_ns(module_of_type(Py_TYPE(self)), self->period_ns);
 }
 
 static PyObject *rate_limit(RateObject *self, void *unused) {
@@ -201,7 +201,7 @@ static PyObject *quota_make(struct module_state *m, int64_t period_ns, PyObject 
 
 static PyObject *quota_type_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"rate", "burst", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     PyObject *rate, *burst = NULL;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:Quota", names, &rate, &burst)) {
         return NULL;
@@ -221,7 +221,7 @@ static PyObject *quota_type_new(PyTypeObject *type, PyObject *args, PyObject *kw
 
 static PyObject *quota_rate(QuotaObject *self, void *unused) {
     (void)unused;
-    return rate_new_raw(state_of_type(Py_TYPE(self))->rate, self->quota.period_ns, self->quota.limit);
+    return rate_new_raw(module_of_type(Py_TYPE(self))->rate, self->quota.period_ns, self->quota.limit);
 }
 
 static PyObject *quota_burst(QuotaObject *self, void *unused) {

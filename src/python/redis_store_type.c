@@ -389,7 +389,7 @@ static int redis_store_init(PyObject *object, PyObject *args, PyObject *kwargs) 
     static char *names[] = {"link",     "server",       "on_error",   "topology", "wait_replicas",
                             "lease_ns", "lease_tokens", "lease_keys", NULL};
     RedisStoreObject *self = (RedisStoreObject *)object;
-    struct module_state *m = state_of_instance(object);
+    struct module_state *m = module_of_instance(object);
     PyObject *link, *server, *topology = Py_None;
     PyObject *on_error_object = NULL;
     long long lease_ns = 0, lease_tokens = 0, lease_keys = 65536;

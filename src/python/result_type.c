@@ -170,7 +170,7 @@ static void result_dealloc(PyObject *object) {
     Py_XDECREF(self->quota);
     Py_XDECREF(self->told);
 #ifndef Py_GIL_DISABLED
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     if (m->free_result_count < FREE_RESULTS) {
         self->quota = (PyObject *)m->free_results;
         m->free_results = self;
@@ -230,7 +230,7 @@ PyObject *result_state(struct module_state *m, ResultObject *self) {
 
 static PyObject *result_type_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"limited", "state", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     int limited;
     PyObject *state;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "pO!:RateLimitResult", names, &limited, m->state, &state)) {
@@ -247,7 +247,7 @@ static PyObject *result_type_new(PyTypeObject *type, PyObject *args, PyObject *k
 
 static PyObject *result_get_state(ResultObject *self, void *unused) {
     (void)unused;
-    return result_state(state_of_type(Py_TYPE(self)), self);
+    return result_state(module_of_type(Py_TYPE(self)), self);
 }
 
 static PyObject *result_limited(ResultObject *self, void *unused) {

@@ -19,7 +19,7 @@ static void drop_holder(void *holder) {
 
 static PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"name", "capacity", "store", NULL};
-    struct module_state *m = state_of_type(type);
+    struct module_state *m = module_of_type(type);
     PyObject *name, *store;
     long long capacity;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ULO!:Pool", names, &name, &capacity, m->store, &store)) {
@@ -132,7 +132,7 @@ static int64_t in_ns(double seconds) {
 static int semaphore_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"pool", "max_sleep", "expiry", NULL};
     SemaphoreObject *self = (SemaphoreObject *)object;
-    struct module_state *m = state_of_instance(object);
+    struct module_state *m = module_of_instance(object);
     PyObject *place;
     double max_sleep, expiry;
     if (m == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "Odd:Semaphore", names, &place, &max_sleep, &expiry)) {

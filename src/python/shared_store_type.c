@@ -95,8 +95,8 @@ static inline void hash_key(SharedStoreObject *s, const PlanObject *plan, const 
 #endif
 }
 
-static int decide(SharedStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
-                  struct outcome *out) {
+static int shared_store_decide(SharedStoreObject *s, PlanObject *plan, const struct table_key *key, int64_t cost,
+                               struct outcome *out) {
     struct shared_error error;
     uint64_t hash[2];
     hash_key(s, plan, key, hash);
@@ -117,7 +117,7 @@ static int decide(SharedStoreObject *s, PlanObject *plan, const struct table_key
 int shared_store_limit(LimiterObject *t, PlanObject *plan, const struct table_key *key, int64_t cost,
                        int64_t timeout_ns, struct outcome *out) {
     SharedStoreObject *s = t->in_shared_memory;
-    if (decide(s, plan, key, cost, out) < 0) {
+    if (shared_store_decide(s, plan, key, cost, out) < 0) {
         return -1;
     }
     if (out->kind == OUTCOME_DENIED && timeout_ns > 0 && cost > 0) {
@@ -148,7 +148,7 @@ int shared_store_update(SharedStoreObject *s, StepObject *step) {
     if (kind == OUTCOME_FULL) { /* nothing was taken: what that means is said as to a call that does not wait */
         step->admitted = false;
         step->due_ns = 0;
-        if (step->kind == STEP_LIMIT && decide(s, plan, &key, step->cost, &step->out) < 0) {
+        if (step->kind == STEP_LIMIT && shared_store_decide(s, plan, &key, step->cost, &step->out) < 0) {
             return -1;
         }
         step->admitted = step->out.kind == OUTCOME_ADMITTED;
@@ -163,7 +163,7 @@ int shared_store_update(SharedStoreObject *s, StepObject *step) {
 static int store_init_method(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"name", "size", "clock", "on_full", "make", NULL};
     SharedStoreObject *self = (SharedStoreObject *)object;
-    struct module_state *m = state_of_instance(object);
+    struct module_state *m = module_of_instance(object);
     PyObject *name, *clock = Py_None;
     long long size = 0;
     const char *on_full = "evict";

@@ -46,7 +46,7 @@ static int read_options(struct module_state *m, PyObject *options, int64_t *max_
 static int store_type_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"server", "options", "clock", "on_full", NULL};
     StoreObject *self = (StoreObject *)object;
-    struct module_state *m = state_of_instance(object);
+    struct module_state *m = module_of_instance(object);
     PyObject *server = Py_None, *options = Py_None, *clock = Py_None, *on_full = NULL, *on_full_given = NULL;
     int64_t max_size = MAX_SIZE_DEFAULT;
     enum table_full when_full = TABLE_EVICT;
@@ -236,7 +236,7 @@ static PyObject *store_clear_all(PyObject *object, PyObject *unused) {
         return NULL;
     }
     store_clear(&self->store);
-    wait_flush(state_of_instance(object));
+    wait_flush(module_of_instance(object));
     Py_RETURN_NONE;
 }
 

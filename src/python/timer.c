@@ -108,7 +108,7 @@ static bool says_unable(void) {
 }
 
 /* 1: the loop watches the descriptors and holds the alarm. 0: it cannot. -1: an exception. */
-static int watch(WakerObject *w, PyObject *loop, PyObject *alarm, struct kept_error *k) {
+static int alarm_watch(WakerObject *w, PyObject *loop, PyObject *alarm, struct kept_error *k) {
     int fds[] = {timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
     enum loop_answer done = LOOP_DONE;
     bool able = fds[0] >= 0 && fds[1] >= 0;
@@ -168,7 +168,7 @@ void timer_forked(WakerObject *w) {
     w->timer = TIMER_OF_LOOP;
 }
 
-static int watch(WakerObject *w, PyObject *loop, PyObject *alarm, struct kept_error *k) {
+static int alarm_watch(WakerObject *w, PyObject *loop, PyObject *alarm, struct kept_error *k) {
     (void)w, (void)loop, (void)alarm, (void)k;
     return 0;
 }
@@ -216,7 +216,7 @@ static int call_later(WakerObject *w, PyObject *loop, PyObject *alarm, int64_t i
 
 int timer_open(WakerObject *w, PyObject *loop, PyObject *alarm, int64_t instant, struct kept_error *k) {
     if (w->timer == TIMER_NOT_OPEN) {
-        int watched = watch(w, loop, alarm, k);
+        int watched = alarm_watch(w, loop, alarm, k);
         if (watched != 0) {
             return watched < 0 ? -1 : 1;
         }
