@@ -76,14 +76,15 @@ class Recorder:
         elif report.skipped:
             self._write(report.nodeid, "skipped", "")
         elif report.when == "call":
-            self._write(report.nodeid, "passed", "")
+            self._write(report.nodeid, "passed", "", report.duration)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._write(report.nodeid, "failed", _reason(report))
 
-    def _write(self, name: str, outcome: str, why: str) -> None:
-        self._file.write(json.dumps({"name": name, "outcome": outcome, "why": why}) + "\n")
+    def _write(self, name: str, outcome: str, why: str, seconds: float = 0.0) -> None:
+        line = {"name": name, "outcome": outcome, "why": why, "seconds": round(seconds, 2)}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
     def _announce(self, name: str) -> None:
