@@ -33,7 +33,9 @@ def of_itself(self: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def define(app: Celery, function: Callable[..., Any] = plain, **options: Any) -> Any:
-    return app.task(base=RateLimitedTask, name="task", lazy=False, **options)(function)
+    # Not shared: every app that is made later in this process would get the task too.
+    task = app.task(base=RateLimitedTask, name="task", lazy=False, shared=False, **options)
+    return task(function)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_functions_given_as_options_are_not_methods(app: Celery) -> None:
 
 def test_all_tasks_of_an_app_may_have_the_base() -> None:
     app = Celery("there", broker="memory://", set_as_current=False, task_cls=RateLimitedTask)
-    task = app.task(plain, name="plain", lazy=False)
+    task = app.task(plain, name="plain", lazy=False, shared=False)
     assert task.apply(throw=True).get() == "ran"
 
 

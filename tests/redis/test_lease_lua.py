@@ -211,8 +211,10 @@ def test_the_list_of_takes_stays_short_and_ends_with_the_state(client: Any) -> N
     assert client.get(f"{bucket.keys[0]}:lease").count(";") == 16
     args = [1000, 0, 0, rule.limit, 10_000, 0, 10**6, 0, 0, 0, 0]
     client.flushall()
-    client.eval(text("lease"), 2, "k", "k:lease", *args)
-    state, takes = client.pttl("k"), client.pttl("k:lease")
+    with client.pipeline(transaction=True) as step:
+        step.eval(text("lease"), 2, "k", "k:lease", *args)
+        step.pttl("k").pttl("k:lease")
+        _, state, takes = step.execute()
     assert 0 < state <= 12
     assert abs(state - takes) <= 1
 

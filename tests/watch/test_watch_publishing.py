@@ -155,7 +155,7 @@ def test_keys_are_published_whatever_they_hold(server: RedisServer) -> None:
         activity.record(name, "gcra", "10/s burst 2; 5/m", result())
     activity.publish()
     found = {one.key for one in seen(server).keys}
-    assert {"spaces and\nlines", "\\xff\x00", "日本語", "lone \udc80"} < found
+    assert {"spaces and\nlines", "\\xff\x00", "日本語", "lone \\udc80"} < found
     assert max(len(name) for name in found) < 1000
 
 
