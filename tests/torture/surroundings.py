@@ -118,6 +118,7 @@ import asyncio, atexit, threading, time, os
 import operations
 case = operations.OPERATIONS[{name!r}].make()
 awaited = {awaited!r}
+waits = {waits!r}
 def act():
     value = case.act()
     if awaited:
@@ -138,7 +139,8 @@ act()
 PROGRAMS = {
     "ends while daemon threads ask": "busy(4)\n",
     "ends while daemon threads ask, and an atexit function asks": (
-        "atexit.register(lambda: (case.prepare(), act()))\nbusy(4)\n"
+        # prepare() of waits looks until nobody waits, and the daemon threads never stop to.
+        "atexit.register(lambda: (waits or case.prepare(), act()))\nbusy(4)\n"
     ),
     "ends while daemon threads ask, and a __del__ asks": (
         "class Late:\n"
@@ -221,7 +223,13 @@ class Ends:
             if session.operation.waits and "fork" in title:
                 return ""  # prepare() of waits starts threads
             pause = 0.02 * (n % 2)
-            filled = PREAMBLE.format(here=str(HERE), name=name, awaited=awaited, pause=pause)
+            filled = PREAMBLE.format(
+                here=str(HERE),
+                name=name,
+                awaited=awaited,
+                waits=session.operation.waits,
+                pause=pause,
+            )
             program = filled + PROGRAMS[title]
         try:
             done = subprocess.run(
