@@ -6,6 +6,7 @@
 
 #define HIREDIS_MAJOR 0
 #define REDIS_OK 0
+#define REDIS_ERR_OOM 5
 #define REDIS_REPLY_STRING 1
 #define REDIS_REPLY_ARRAY 2
 #define REDIS_REPLY_INTEGER 3
@@ -33,6 +34,7 @@ typedef struct redisReplyObjectFunctions {
 } redisReplyObjectFunctions;
 
 typedef struct redisReader {
+    int err;
     char errstr[1];
     char *buf;
     size_t pos, len;
