@@ -17,6 +17,7 @@ pytest.importorskip("celery")
 
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from kombu.exceptions import OperationalError
 
 from headway.contrib.celery import RateLimitedTask, _Line
@@ -29,8 +30,14 @@ def app() -> Iterator[Celery]:
     app = Celery("put-back", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.update(headway_store=headway.MemoryStore(), broker_connection_retry_on_startup=False)
     app.loader.import_task_module = lambda *_: None
+    setup_logging.connect(leave_logging_alone)
     yield app
+    setup_logging.disconnect(leave_logging_alone)
     app.close()
+
+
+def leave_logging_alone(**_: Any) -> None:
+    """A worker would set the level and the handlers of the process, and so of later tests."""
 
 
 class Broker:

@@ -7,15 +7,19 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
+import headway
 from headway import AtomicStore, SharedMemoryStore
 from headway._core import _finish_future
 from headway.asyncio import Throttled
 from headway.limiters import AsyncSemaphore, MaxSleepExceededError
+
+PACKAGE = Path(headway.__file__).parent
 
 
 class Own(AtomicStore):
@@ -31,7 +35,8 @@ def callbacks_of(main: Callable[[], Any]) -> set[str]:
         back = frame.f_back
         if event != "call" or back is None or back.f_code.co_name != "_run":
             return
-        if "/headway/" in frame.f_code.co_filename and "/asyncio/" in back.f_code.co_filename:
+        called = Path(frame.f_code.co_filename)
+        if called.is_relative_to(PACKAGE) and "/asyncio/" in back.f_code.co_filename:
             found.add(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
 
     async def watched() -> None:
