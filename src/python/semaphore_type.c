@@ -263,8 +263,8 @@ int semaphore_entered(SemaphoreObject *s, PyObject *holder, uint64_t id) {
  * of one who is gone, else the oldest. What has lapsed is free already. */
 static void leave_thread(SemaphoreObject *s, PyObject *holder) {
     uint64_t id;
-    if (permits_take_own(&s->permits, (PyObject *)s, holder, &id) || take_first(s, fits_gone, &id) ||
-        take_first(s, fits_held, &id)) {
+    if ((holder != NULL && permits_take_own(&s->permits, (PyObject *)s, holder, &id)) ||
+        take_first(s, fits_gone, &id) || take_first(s, fits_held, &id)) {
         give_back(s, id);
     }
 }
@@ -275,8 +275,8 @@ static void leave_thread(SemaphoreObject *s, PyObject *holder) {
 static void leave_task(SemaphoreObject *s, PyObject *holder, bool destroyed) {
     uint64_t id;
     if ((destroyed && (take_first(s, fits_closing, &id) || take_first(s, fits_gone, &id))) ||
-        permits_take_own(&s->permits, (PyObject *)s, holder, &id) || take_first(s, fits_lapsed, &id) ||
-        take_first(s, fits_gone, &id) || take_first(s, fits_held, &id)) {
+        (holder != NULL && permits_take_own(&s->permits, (PyObject *)s, holder, &id)) ||
+        take_first(s, fits_lapsed, &id) || take_first(s, fits_gone, &id) || take_first(s, fits_held, &id)) {
         give_back(s, id);
     }
 }
@@ -353,18 +353,30 @@ static PyObject *sync_enter(PyObject *object, PyObject *unused) {
     return answer;
 }
 
+/* The holder that leaves. A loop's own code may raise while it is asked, and the permit is to be given back all the same: what is raised is kept for
+ * afterwards. NULL: it raises each time, and the permit that ends is one of those that a leave by another ends. */
+static PyObject *leaving_holder(struct module_state *m, PyObject *(*find)(struct module_state *),
+                                struct kept_error *k) {
+    PyObject *holder = NULL;
+    for (int tries = 0; tries < LATE_TRIES && (holder = find(m)) == NULL; tries++) {
+        error_keep(k);
+    }
+    return holder;
+}
+
 static PyObject *sync_exit(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     SemaphoreObject *s = ready_semaphore(object);
     if (s != NULL && s->pool == NULL) {
         return leave_place(s, "leave", args, nargs);
     }
-    PyObject *holder = s == NULL ? NULL : holder_thread(s->module);
-    if (holder == NULL) {
+    if (s == NULL) {
         return NULL;
     }
+    struct kept_error k = {0};
+    PyObject *holder = leaving_holder(s->module, holder_thread, &k);
     leave_thread(s, holder);
-    Py_DECREF(holder);
-    Py_RETURN_NONE;
+    Py_XDECREF(holder);
+    return error_set(&k) ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *async_enter(PyObject *object, PyObject *unused) {
@@ -380,13 +392,14 @@ static PyObject *async_exit(PyObject *object, PyObject *const *args, Py_ssize_t 
     if (s != NULL && s->pool == NULL) {
         return leave_place(s, "leave_async", args, nargs);
     }
-    PyObject *holder = s == NULL ? NULL : holder_task(s->module);
-    if (holder == NULL) {
+    if (s == NULL) {
         return NULL;
     }
+    struct kept_error k = {0};
+    PyObject *holder = leaving_holder(s->module, holder_task, &k);
     leave_task(s, holder, destroyed);
-    Py_DECREF(holder);
-    return Py_NewRef(s->module->nothing);
+    Py_XDECREF(holder);
+    return error_set(&k) ? NULL : Py_NewRef(s->module->nothing);
 }
 
 static PyMemberDef semaphore_members[] = {

@@ -19,7 +19,7 @@ SOURCE = Path(__file__).with_name("moments.c")
 
 COUNT, FAIL, SIGNAL = range(3)
 """The harm that `run` does."""
-ALLOCATION, BYTE_CODE, CALL = 1, 2, 4
+ALLOCATION, BYTE_CODE, CALL, PYTHON_CALL = 1, 2, 4, 8
 """Kinds of moments."""
 
 

@@ -1,7 +1,7 @@
-/* Counts the moments of a call, and does harm at one of them: an allocation fails, or a signal arrives.
+/* Counts the moments of a call, and does harm at one of them: an allocation or a call fails, or a signal arrives.
  *
- * A moment is an allocation (Python's three domains, and malloc of headway's C code), a byte code of headway's Python code, or a call
- * of the C code into libc that may block. Python's allocations are seen by way of PyMem_SetAllocator, the byte codes by a trace
+ * A moment is an allocation (Python's three domains, and malloc of headway's C code), a byte code of headway's Python code, a call
+ * of the C code into libc that may block, or one into CPython that may run Python code. Python's allocations are seen by way of PyMem_SetAllocator, the byte codes by a trace
  * function, and what the C code calls by way of its global offset table: the entries of `_core` and of libhiredis for malloc, poll
  * and others are replaced by functions of this file. So nothing is preloaded, and the interpreter's own mallocs are left alone. */
 #define PY_SSIZE_T_CLEAN
@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ALLOCATION = 1, BYTE_CODE = 2, CALL = 4 };
+enum { ALLOCATION = 1, BYTE_CODE = 2, CALL = 4, PYTHON_CALL = 8 };
 enum harm { COUNT, FAIL, SIGNAL };
 
 static struct {
@@ -113,7 +113,7 @@ static bool moment(int kind) {
     }
     busy = false;
     errno = saved;
-    return hit && now.harm == FAIL && kind == ALLOCATION;
+    return hit && now.harm == FAIL && (kind == ALLOCATION || kind == PYTHON_CALL);
 }
 
 /* --- Python's allocators */
@@ -237,10 +237,70 @@ static long c_syscall(long number, long a, long b, long c, long d, long e, long 
     return syscall(number, a, b, c, d, e, f);
 }
 
+/* --- calls of the C code that may run Python code: each fails as one does whose Python code raises an exception that no code knows */
+
+static bool python_call_fails(void) {
+    if (PyErr_Occurred() || !moment(PYTHON_CALL)) {
+        return false;
+    }
+    PyErr_SetString(PyExc_ZeroDivisionError, "torment");
+    return true;
+}
+
+#define FAILING(type, failed, name, parameters, arguments)                                                             \
+    static type x_##name parameters {                                                                                  \
+        return python_call_fails() ? failed : name arguments;                                                          \
+    }
+FAILING(PyObject *, NULL, PyObject_Call, (PyObject * f, PyObject *a, PyObject *k), (f, a, k))
+FAILING(PyObject *, NULL, PyObject_CallObject, (PyObject * f, PyObject *a), (f, a))
+FAILING(PyObject *, NULL, PyObject_GetAttr, (PyObject * o, PyObject *n), (o, n))
+FAILING(PyObject *, NULL, PyObject_GetAttrString, (PyObject * o, const char *n), (o, n))
+FAILING(int, -1, PyObject_SetAttrString, (PyObject * o, const char *n, PyObject *v), (o, n, v))
+FAILING(Py_hash_t, -1, PyObject_Hash, (PyObject * o), (o))
+FAILING(int, -1, PyObject_IsTrue, (PyObject * o), (o))
+FAILING(int, -1, PyObject_IsInstance, (PyObject * o, PyObject *c), (o, c))
+FAILING(PyObject *, NULL, PyObject_RichCompare, (PyObject * a, PyObject *b, int op), (a, b, op))
+FAILING(int, -1, PyObject_RichCompareBool, (PyObject * a, PyObject *b, int op), (a, b, op))
+FAILING(PyObject *, NULL, PyObject_Str, (PyObject * o), (o))
+FAILING(PyObject *, NULL, PyObject_Repr, (PyObject * o), (o))
+FAILING(PyObject *, NULL, PyNumber_Index, (PyObject * o), (o))
+FAILING(PyObject *, NULL, PySequence_Tuple, (PyObject * o), (o))
+FAILING(PyObject *, NULL, PySequence_List, (PyObject * o), (o))
+FAILING(PyObject *, NULL, PyImport_ImportModule, (const char *n), (n))
+FAILING(PyObject *, NULL, PyDict_GetItemWithError, (PyObject * d, PyObject *k), (d, k))
+FAILING(int, -1, PyDict_SetItem, (PyObject * d, PyObject *k, PyObject *v), (d, k, v))
+FAILING(PyObject *, NULL, PyObject_CallNoArgs, (PyObject * f), (f))
+FAILING(PyObject *, NULL, PyObject_CallOneArg, (PyObject * f, PyObject *a), (f, a))
+FAILING(PyObject *, NULL, PyObject_VectorcallMethod, (PyObject * n, PyObject *const *a, size_t c, PyObject *k), (n, a, c, k))
+#if PY_VERSION_HEX >= 0x030c0000 || !defined(Py_LIMITED_API)
+FAILING(PyObject *, NULL, PyObject_Vectorcall, (PyObject * f, PyObject *const *a, size_t c, PyObject *k), (f, a, c, k))
+#endif
+
+/* The first argument, and up to eight more, which these take as they are. */
+#define FAILING_VARIADIC(name)                                                                                         \
+    static PyObject *x_##name(void *a, void *b, void *c, void *d, void *e, void *f, void *g, void *h, void *i) {       \
+        PyObject *(*function)(void *, ...) = (PyObject * (*)(void *, ...)) name;                                       \
+        return python_call_fails() ? NULL : function(a, b, c, d, e, f, g, h, i);                                       \
+    }
+extern PyObject *_PyObject_CallMethod_SizeT(PyObject *, const char *, const char *, ...);
+extern PyObject *_PyObject_CallFunction_SizeT(PyObject *, const char *, ...);
+FAILING_VARIADIC(_PyObject_CallMethod_SizeT)
+FAILING_VARIADIC(_PyObject_CallFunction_SizeT)
+FAILING_VARIADIC(PyObject_CallFunctionObjArgs)
+
+#define HOOK(name) {#name, (void *)x_##name}
+
 static const struct {
     const char *name;
     void *function;
 } hooks[] = {
+    HOOK(PyObject_Call), HOOK(PyObject_CallObject), HOOK(PyObject_GetAttr), HOOK(PyObject_GetAttrString),
+    HOOK(PyObject_SetAttrString), HOOK(PyObject_Hash), HOOK(PyObject_IsTrue), HOOK(PyObject_IsInstance),
+    HOOK(PyObject_RichCompare), HOOK(PyObject_RichCompareBool), HOOK(PyObject_Str), HOOK(PyObject_Repr),
+    HOOK(PyNumber_Index), HOOK(PySequence_Tuple), HOOK(PySequence_List), HOOK(PyImport_ImportModule),
+    HOOK(PyDict_GetItemWithError), HOOK(PyDict_SetItem), HOOK(PyObject_CallNoArgs), HOOK(PyObject_CallOneArg),
+    HOOK(PyObject_VectorcallMethod), HOOK(PyObject_Vectorcall), HOOK(_PyObject_CallMethod_SizeT),
+    HOOK(_PyObject_CallFunction_SizeT), HOOK(PyObject_CallFunctionObjArgs),
     {"malloc", (void *)c_malloc}, {"calloc", (void *)c_calloc},   {"realloc", (void *)c_realloc}, {"free", (void *)c_free},
     {"poll", (void *)c_poll},     {"recv", (void *)c_recv},       {"send", (void *)c_send},       {"connect", (void *)c_connect},
     {"syscall", (void *)c_syscall},
