@@ -99,8 +99,8 @@ def test_a_wait_that_is_cancelled_gives_its_slot_back(server: RedisServer, await
         client: Any = awaited_client_of(server) if awaits else client_of(server)
         limiter = AsyncThrottled(using="gcra", quota="1/m burst 1", store=client)
         assert await limiter.limit("key")
-        waiting = asyncio.ensure_future(limiter.limit("key", timeout=100))
         before = (await limiter.peek("key")).reset_after
+        waiting = asyncio.ensure_future(limiter.limit("key", timeout=100))
         deadline = time.monotonic() + 10
         while (await limiter.peek("key")).reset_after < before + 50:
             assert time.monotonic() < deadline

@@ -1,5 +1,5 @@
-"""Each call of the C code into CPython that may run Python code fails in turn: a method of a loop, a
-hash, a comparison, an attribute, a hook, an import. The exception is one that no code knows.
+"""Each call of the C code into CPython that may run Python code fails in turn: a method of a loop,
+a hash, a comparison, an attribute, a hook, an import. The exception is one that no code knows.
 
 What must come of it: that exception, or the right result, or an error that the documents name. The
 key has given nothing or what was asked for, and afterwards the object works.
