@@ -11,11 +11,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from headway._core import _finish_future
+from headway._timed_queue import TimedQueue
 
 __all__ = ["Workers", "in_worker", "start_in_worker", "workers_of"]
 
@@ -37,7 +38,7 @@ class Workers:
     def _start_anew(self) -> None:
         """In a fork's child, too: the jobs are the parent's, and its threads are gone."""
         self._lock = threading.RLock()
-        self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._jobs: TimedQueue[Callable[[], object]] = TimedQueue()
         self._threads: set[object] = set()
         self._pending = 0
         """Jobs that were put and are not done."""

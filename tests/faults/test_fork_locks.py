@@ -18,7 +18,7 @@ PACKAGE = Path(headway.__file__).parent
 LOCKS = {
     *("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier", "Timer"),
     *("Thread", "ThreadPoolExecutor", "ProcessPoolExecutor"),
-    *("SimpleQueue", "Queue", "LifoQueue", "PriorityQueue"),
+    *("SimpleQueue", "TimedQueue", "Queue", "LifoQueue", "PriorityQueue"),
 }
 """What has a lock in it, or is a thread or has threads, which a child has not."""
 MODULES = {"threading", "queue", "_thread", "multiprocessing", "futures"}
@@ -27,6 +27,7 @@ NOT_NEEDED = {
     "_atomic.py": "_Apart: of one operation of a task, which the child does not have",
     "_activity_redis.py": "the thread that tells is the parent's, and is started anew in a child",
     "choked/remote.py": "Remote: each use compares the process, and starts anew in a child",
+    "_timed_queue.py": "TimedQueue: its owners make a new one in a child",
     "_workers.py": "Workers.put: in a child the handler forgets the threads",
     "commands/bench/measuring.py": "a counter of one measurement, whose processes do not fork on",
     "demo/access_log.py": "the demo forks nothing",

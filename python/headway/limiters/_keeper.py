@@ -11,10 +11,11 @@ import os
 import threading
 import time
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
+from headway._timed_queue import TimedQueue
 from headway.exceptions import StoreUnavailableError
 from headway.limiters import _permits
 
@@ -42,7 +43,7 @@ class Keeper:
         """Those that have connections on which nobody listens. A name that is dropped drops its
         connections, so the keeper does not keep it."""
         self._thread: threading.Thread | None = None
-        self._wake = SimpleQueue[None]()
+        self._wake = TimedQueue[None]()
         self._wakes_at = NEVER
 
     def watch(self, permits: "Permits", due: float) -> None:
@@ -102,7 +103,8 @@ class Keeper:
             # Whoever adds something from here on wakes us.
             self._wakes_at = NEVER
             while not self._wake.empty():
-                self._wake.get()
+                with suppress(Empty):
+                    self._wake.get(timeout=0)
         instants = [NEVER]
         for permits in busy:
             with self._at_work:

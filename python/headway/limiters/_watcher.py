@@ -10,11 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from headway import _core
+from headway._timed_queue import TimedQueue
 
 if TYPE_CHECKING:
     from headway.limiters._local_permits import LocalPermits
@@ -43,11 +44,11 @@ class Watcher:
         self._lock = threading.RLock()
         self._listeners: dict[str, tuple[LocalPermits, Callable[[News], object]]] = {}
         self._thread: threading.Thread | None = None
-        self._stirred: SimpleQueue[None] = SimpleQueue()
+        self._stirred: TimedQueue[None] = TimedQueue()
 
     def wait(self, permits: "LocalPermits", listener: str, seconds: float) -> str | None:
         """Wait for news of `listener`, as a thread."""
-        heard: SimpleQueue[News] = SimpleQueue()
+        heard: TimedQueue[News] = TimedQueue()
         try:
             self._listen(permits, listener, heard.put)
             id, error = heard.get(timeout=max(seconds, 0))

@@ -1,0 +1,53 @@
+"""A queue whose `get` ends when its time is over."""
+
+import threading
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+__all__ = ["TimedQueue"]
+
+_A = TypeVar("_A")
+
+
+class TimedQueue(Generic[_A]):
+    """A `queue.SimpleQueue` with a `get` that ends.
+
+    SimpleQueue.get(timeout=...) of CPython up to 3.12 waits without end where its thread is held up
+    for longer than the timeout between two of its steps, as on a busy machine or by a fork: it then
+    computes a rest below 0, and takes that for no timeout (Modules/_queuemodule.c).
+    `put` may be called by a signal's handler and by the collector at any moment, as SimpleQueue's.
+    """
+
+    def __init__(self) -> None:
+        self._items: SimpleQueue[_A] = SimpleQueue()
+        self._told = threading.Lock()  # free when something was put since a thread last waited
+        self._told.acquire()
+
+    def put(self, item: _A) -> None:
+        """Add an item, and wake a thread that waits for one."""
+        self._items.put(item)
+        self._tell()
+
+    def empty(self) -> bool:
+        """Whether there is no item now."""
+        return self._items.empty()
+
+    def get(self, timeout: float) -> _A:
+        """Take the oldest item. Raises `queue.Empty` when there is none for `timeout` seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            with suppress(Empty):
+                item = self._items.get_nowait()
+                if not self._items.empty():
+                    self._tell()  # another thread may wait, and was told of two items once
+                return item
+            rest = end - time.monotonic()
+            if rest <= 0:
+                raise Empty
+            self._told.acquire(timeout=min(rest, threading.TIMEOUT_MAX))
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # it is free already
+            self._told.release()
