@@ -49,5 +49,6 @@ class TimedQueue(Generic[_A]):
             self._told.acquire(timeout=min(rest, threading.TIMEOUT_MAX))
 
     def _tell(self) -> None:
-        with suppress(RuntimeError):  # it is free already
-            self._told.release()
+        if self._told.locked():
+            with suppress(RuntimeError):  # another thread has released it meanwhile
+                self._told.release()
