@@ -10,12 +10,8 @@
 
 /* ---- counting, and moving to the front ---- */
 
-static uint64_t load(const _Atomic uint64_t *counter) {
-    return atomic_load_explicit(counter, memory_order_relaxed);
-}
-
 static void add(_Atomic uint64_t *counter, uint64_t by) { /* only the holder counts, so it need not be one operation */
-    atomic_store_explicit(counter, load(counter) + by, memory_order_relaxed);
+    atomic_store_explicit(counter, counter_load(counter) + by, memory_order_relaxed);
 }
 
 void shared_bucket_count(struct shared_bucket *b, int cell, uint64_t admitted, uint64_t denied) {

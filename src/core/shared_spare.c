@@ -24,10 +24,6 @@ bool shared_spare_stands_for(const struct shared_file *f, const struct shared_bu
 
 /* ---- copying ---- */
 
-static uint64_t load(const _Atomic uint64_t *counter) {
-    return atomic_load_explicit(counter, memory_order_relaxed);
-}
-
 void shared_spare_copy_cell(struct shared_bucket *to, int target, int place, const struct shared_bucket *from, int i,
                             uint32_t payload) {
     const struct shared_cell *c = &from->cells[i];
@@ -37,8 +33,8 @@ void shared_spare_copy_cell(struct shared_bucket *to, int target, int place, con
     memcpy(copy->hash, c->hash, sizeof *c - offsetof(struct shared_cell, hash));
     *bucket_state(to, target, place) =
         *bucket_state((struct shared_bucket *)(uintptr_t)from, i, payload_place(payload, i));
-    atomic_store_explicit(&copy->admitted, load(&c->admitted) + (own & 0xFFFF), memory_order_relaxed);
-    atomic_store_explicit(&copy->denied, load(&c->denied) + (own >> 16), memory_order_relaxed);
+    atomic_store_explicit(&copy->admitted, counter_load(&c->admitted) + (own & 0xFFFF), memory_order_relaxed);
+    atomic_store_explicit(&copy->denied, counter_load(&c->denied) + (own >> 16), memory_order_relaxed);
     if (target == 0) {
         atomic_store_explicit(&to->lock.own, 0, memory_order_relaxed);
     }

@@ -10,6 +10,10 @@
 #define GENERATION_SHIFT 1
 #define GENERATION_MASK ((UINT64_C(1) << 30) - 1)
 
+static inline uint64_t counter_load(const _Atomic uint64_t *counter) {
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
 /* ---- words ---- */
 
 static inline bool is_given(uint64_t word) {

@@ -219,3 +219,23 @@ def test_the_plugin_records_every_kind_of_outcome(tmp_path: Path) -> None:
     assert "the fixture is broken" in names["test_sets_up"]
     assert found.passed == 3  # one of them failed afterwards, one is known to fail
     assert found.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "statuses", "fails"),
+    [
+        ("it took 2 instead of 1", [0, 0, 0], True),
+        ("it hangs", [0, 0, 0], True),
+        ("each time 8.1 blocks of Python and 0.0 of C are left behind", [0, 0, 0], False),
+        ("each time 8.1 blocks of Python and 0.0 of C are left behind", [0, 0, 1], True),
+    ],
+)
+def test_of_what_the_torture_finds_only_memory_is_looked_at_again(
+    what: str, statuses: list[int], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import run_tests
+
+    left = iter(statuses)
+    monkeypatch.setattr(run_tests.processes, "run", lambda command: (next(left), ""))
+    pair = {"operation": "redis.limit", "torment": "calls"}
+    assert run_tests.counts(pair, {"what": what, "moment": 3}) is fails

@@ -244,10 +244,6 @@ class Session:
         return f"each time {lost[0]:.1f} blocks of Python and {lost[1]:.1f} of C are left behind"
 
 
-def _about_equal(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return all(abs(x - y) <= 0.15 for x, y in zip(a, b, strict=True))
-
-
 def used(session: Session) -> int:
     """What the key has given. A store may still have to get over what was done to it."""
     if session.case.used is None:

@@ -120,7 +120,7 @@ def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
 
 
 def _hops(value: str, forwarded: bool) -> Iterable[str]:
-    """Who is named, from the right. Yields what is no address where an element is no name."""
+    """The addresses that are named, from the right; for an element without one, no address."""
     parts = _elements if forwarded else _fields
     if len(value) <= _CHAIN_MAX:
         elements = parts(value)
