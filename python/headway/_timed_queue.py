@@ -22,8 +22,8 @@ class TimedQueue(Generic[_A]):
 
     def __init__(self) -> None:
         self._items: SimpleQueue[_A] = SimpleQueue()
-        self._told = threading.Lock()  # free when something was put since a thread last waited
-        self._told.acquire()
+        self._waiters: list[threading.Lock] = []
+        """Held locks of threads that wait, each of which `_tell` takes out and releases once."""
 
     def put(self, item: _A) -> None:
         """Add an item, and wake a thread that waits for one."""
@@ -39,16 +39,26 @@ class TimedQueue(Generic[_A]):
         end = time.monotonic() + timeout
         while True:
             with suppress(Empty):
-                item = self._items.get_nowait()
-                if not self._items.empty():
-                    self._tell()  # another thread may wait, and was told of two items once
-                return item
+                return self._items.get_nowait()
             rest = end - time.monotonic()
             if rest <= 0:
                 raise Empty
-            self._told.acquire(timeout=min(rest, threading.TIMEOUT_MAX))
+            told = threading.Lock()
+            told.acquire()
+            self._waiters.append(told)
+            try:
+                if self._items.empty():  # else it was put before this thread was to be told
+                    told.acquire(timeout=min(rest, threading.TIMEOUT_MAX))
+            finally:
+                self._leave(told)
+
+    def _leave(self, told: threading.Lock) -> None:
+        try:
+            self._waiters.remove(told)
+        except ValueError:  # it was told, and takes an item next; others of more items are told too
+            if not self._items.empty():
+                self._tell()
 
     def _tell(self) -> None:
-        if self._told.locked():
-            with suppress(RuntimeError):  # another thread has released it meanwhile
-                self._told.release()
+        with suppress(IndexError):  # no thread waits
+            self._waiters.pop(0).release()
